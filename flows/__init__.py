@@ -1,0 +1,1 @@
+"""How a long fan-out runs; the only room that knows prefect."""

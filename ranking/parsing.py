@@ -1,0 +1,116 @@
+"""From what a model wrote to what it meant: strict parsers for labels and rewards, a lenient one for inference.
+
+A list is right only if it is exactly a permutation of [1] … [n] in the grammar `[i] > [j] > …`. There is no digit
+hunting, and `[0]` is a fault (both are bugs of ReasonRank's released reward, METHOD section 4). Positions are
+0-based everywhere outside the text.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+_LIST = re.compile(r"\s*\[\d+\](\s*>\s*\[\d+\])*\s*")
+_IDS = re.compile(r"\s*\[\d+\]([\s,]*\[\d+\])*\s*\.?\s*")
+_NUMBER = re.compile(r"\[(\d{1,6})\]")
+_THINK_ANSWER = re.compile(r"\s*<think>(?P<chain>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
+_ANSWER = re.compile(r"\s*(?P<chain>)<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
+_TAG = re.compile(r"</?(?:think|answer)>")
+
+
+class Fault(StrEnum):
+    """What is wrong with an answer: the outer form (the tags) or the inner one (the list)."""
+
+    TAGS = "tags"
+    LIST = "list"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A parsed answer. `order` holds 0-based positions, best first, and is None exactly when there is a fault."""
+
+    order: tuple[int, ...] | None
+    chain: str
+    fault: Fault | None
+
+
+def parse_ranking(text: str, count: int) -> Answer:
+    """A bare list as a teacher replies it, strictly a permutation of [1] … [count]."""
+    if not _LIST.fullmatch(text):
+        return Answer(None, "", Fault.LIST)
+    order = tuple(int(number) - 1 for number in _NUMBER.findall(text))
+    if sorted(order) != list(range(count)):
+        return Answer(None, "", Fault.LIST)
+    return Answer(order, "", None)
+
+
+def parse_answer(text: str, count: int, think: bool = True) -> Answer:
+    """A student's `<think> chain </think> <answer> list </answer>`, or without the chain where `think` is False.
+
+    Fault.TAGS when the tags are missing, doubled or out of order (reward -1); Fault.LIST when the tags are right and
+    the list is not a permutation (reward 0).
+    """
+    match = (_THINK_ANSWER if think else _ANSWER).fullmatch(text)
+    if match is None or len(_TAG.findall(text)) != (4 if think else 2):
+        return Answer(None, "", Fault.TAGS)
+    inner = parse_ranking(match["answer"], count)
+    return Answer(inner.order, match["chain"].strip(), inner.fault)
+
+
+def parse_ids(text: str, count: int) -> tuple[int, ...] | None:
+    """The 0-based positions of a mining reply such as `[2] [4]`, () for `None`, and None for anything else."""
+    if text.strip().rstrip(".").lower() == "none":
+        return ()
+    if not _IDS.fullmatch(text):
+        return None
+    positions = tuple(int(number) - 1 for number in _NUMBER.findall(text))
+    if len(set(positions)) != len(positions) or any(not 0 <= position < count for position in positions):
+        return None
+    return positions
+
+
+def recover_order(text: str, count: int) -> tuple[int, ...]:
+    """The best order a malformed answer still gives: its valid ids in order, then the window's order for the rest.
+
+    METHOD section 5: a malformed answer keeps the window's order for what is missing. Read after the last `<answer>`
+    or, without one, after `</think>`; a chain that mentions ids is never read as a ranking.
+    """
+    tail = text.rsplit("<answer>", 1)[-1] if "<answer>" in text else text.rsplit("</think>", 1)[-1]
+    if "<think>" in tail:
+        tail = ""
+    named = [int(number) - 1 for number in _NUMBER.findall(tail)]
+    kept = list(dict.fromkeys(position for position in named if 0 <= position < count))
+    return tuple(kept + [position for position in range(count) if position not in set(kept)])
+
+
+def describe_list_fault(text: str, count: int) -> str | None:
+    """What is wrong with a bare list, in words that a repair turn can show to the teacher; None when it is right."""
+    if not text.strip():
+        return "the reply is empty"
+    if not _LIST.fullmatch(text):
+        return "the reply must hold the identifiers alone, in the form [2] > [1] > [3]"
+    numbers = [int(number) for number in _NUMBER.findall(text)]
+    unknown = sorted({number for number in numbers if not 1 <= number <= count})
+    if unknown:
+        return f"there is no passage {_join(unknown)}; the identifiers run from [1] to [{count}]"
+    repeated = sorted({number for number in numbers if numbers.count(number) > 1})
+    if repeated:
+        return f"{_join(repeated)} stands more than once"
+    missing = sorted(set(range(1, count + 1)) - set(numbers))
+    return f"{_join(missing)} is missing" if missing else None
+
+
+def describe_ids_fault(text: str, count: int) -> str | None:
+    """What is wrong with a mining reply, in words for a repair turn; None when it is right."""
+    if parse_ids(text, count) is not None:
+        return None
+    return f"the reply must hold identifiers from [1] to [{count}], each at most once, as in [2] [4], or the word None"
+
+
+def format_order(order: Sequence[int]) -> str:
+    """0-based positions as `[i] > [j] > …`; the inverse of parse_ranking."""
+    return " > ".join(f"[{position + 1}]" for position in order)
+
+
+def _join(numbers: Sequence[int]) -> str:
+    return " ".join(f"[{number}]" for number in numbers)

@@ -1,0 +1,75 @@
+"""First-stage retrieval: who is worth reranking at all. BM25 here; a dense retriever needs only the same `search`."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import polars as pl
+
+
+class Retriever(Protocol):
+    """A first stage over a fixed set of passages."""
+
+    name: str
+
+    def search(self, queries: Sequence[str], k: int, excluded: Sequence[Collection[str]]) -> pl.DataFrame:
+        """The k best passages of each query, without those excluded for it.
+
+        Returns query (index into `queries`), docid, rank (from 1) and score (falling with rank). A passage that
+        shares nothing with the query (score 0) is no candidate, so a query may have fewer than k, or none.
+        """
+
+
+@dataclass
+class Bm25:
+    """BM25 (Robertson) by bm25s in Lucene's form, English Snowball stems and stop words; ties by docid."""
+
+    docids: Sequence[str]
+    texts: Sequence[str]
+    k1: float = 0.9
+    b: float = 0.4
+    _index: Any = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        import bm25s
+
+        self.name = f"bm25(k1={self.k1},b={self.b})"
+        self._index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene")
+        self._index.index(self._tokens(self.texts), show_progress=False)
+
+    def search(self, queries: Sequence[str], k: int, excluded: Sequence[Collection[str]]) -> pl.DataFrame:
+        """See Retriever.search."""
+        tokens = self._tokens(queries)
+        reach = min(len(self.docids), k + max((len(docids) for docids in excluded), default=0) + TIE_MARGIN)
+        found, scores = self._index.retrieve(tokens, k=reach, show_progress=False)
+        hits = pl.DataFrame(
+            {
+                "query": [query for query in range(len(queries)) for _ in range(reach)],
+                "docid": [self.docids[index] for index in found.ravel()],
+                "score": scores.ravel().astype("float64"),
+            },
+            schema={"query": pl.Int64, "docid": pl.String, "score": pl.Float64},
+        )
+        barred = pl.DataFrame(
+            [(query, docid) for query, docids in enumerate(excluded) for docid in docids],
+            schema={"query": pl.Int64, "docid": pl.String},
+            orient="row",
+        )
+        return (
+            hits.filter(pl.col("score") > 0)
+            .join(barred, on=["query", "docid"], how="anti")
+            .sort("query", "score", "docid", descending=[False, True, False])
+            .with_columns(rank=pl.int_range(1, pl.len() + 1).over("query"))
+            .filter(pl.col("rank") <= k)
+            .select("query", "docid", "rank", "score")
+        )
+
+    @staticmethod
+    def _tokens(texts: Sequence[str]) -> Any:
+        import bm25s
+        import Stemmer
+
+        return bm25s.tokenize(list(texts), stopwords="en", stemmer=Stemmer.Stemmer("english"), show_progress=False)
+
+
+TIE_MARGIN = 20  # bm25s cuts ties at k arbitrarily; a margin beyond k lets the docid decide them instead

@@ -1,0 +1,80 @@
+"""TREC run and qrels files. A docid may hold any character but ASCII white space; nothing is quoted or escaped."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import polars as pl
+
+
+class TrecFileError(ValueError):
+    """A run or qrels file that cannot be read; the message names file, line and remedy."""
+
+
+def read_run(path: Path) -> pl.DataFrame:
+    """A run of lines `qid Q0 docid rank score tag` as qid, docid, rank, score (Float64)."""
+    qids, docids, ranks, scores = [], [], [], []
+    for number, fields in _lines(path, 6, "qid Q0 docid rank score tag"):
+        qids.append(fields[0])
+        docids.append(fields[2])
+        try:
+            ranks.append(int(fields[3]))
+            scores.append(float(fields[4]))
+        except ValueError:
+            raise TrecFileError(
+                f"{path}:{number}: rank {fields[3]!r} and score {fields[4]!r} must be numbers. "
+                f"Write the line as: qid Q0 docid rank score tag."
+            ) from None
+    schema = {"qid": pl.String, "docid": pl.String, "rank": pl.Int64, "score": pl.Float64}
+    return pl.DataFrame({"qid": qids, "docid": docids, "rank": ranks, "score": scores}, schema=schema)
+
+
+def read_qrels(path: Path) -> pl.DataFrame:
+    """Judgements of lines `qid 0 docid grade` as qid, docid, grade (Int64)."""
+    qids, docids, grades = [], [], []
+    for number, fields in _lines(path, 4, "qid 0 docid grade"):
+        qids.append(fields[0])
+        docids.append(fields[2])
+        try:
+            grades.append(int(fields[3]))
+        except ValueError:
+            raise TrecFileError(f"{path}:{number}: grade {fields[3]!r} must be a whole number.") from None
+    schema = {"qid": pl.String, "docid": pl.String, "grade": pl.Int64}
+    return pl.DataFrame({"qid": qids, "docid": docids, "grade": grades}, schema=schema)
+
+
+def write_run(path: Path, run: pl.DataFrame, tag: str) -> None:
+    """Write qid, docid, rank, score as a TREC run, whole or not at all."""
+    lines = run.select(
+        pl.format("{} Q0 {} {} {} {}\n", "qid", "docid", "rank", pl.col("score").cast(pl.String), pl.lit(tag))
+    ).to_series()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(temporary).replace(path)
+
+
+def _lines(path: Path, width: int, form: str):  # type: ignore[no-untyped-def]
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TrecFileError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
+    empty = True
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        empty = False
+        if len(fields) != width:
+            raise TrecFileError(
+                f"{path}:{number}: {len(fields)} fields where {width} are expected. Write the line as: {form}."
+            )
+        try:
+            yield number, [field.decode("utf-8") for field in fields]
+        except UnicodeDecodeError:
+            raise TrecFileError(f"{path}:{number}: not UTF-8. Save the file as UTF-8.") from None
+    if empty:
+        raise TrecFileError(f"{path}: holds no lines. Each line should read: {form}.")

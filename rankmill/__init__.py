@@ -1,0 +1,1 @@
+"""The front door: the rankmill command, its settings and profiles."""
