@@ -1,1 +1,8 @@
-"""How a model is asked, and answers."""
+"""How a model is asked, and answers.
+
+`engine` sends a stream of requests to one OpenAI-compatible endpoint, keeps every answer in `store`, stays inside
+`budget`, adapts its pace to the endpoint, and asks once more where an answer is malformed. `standin` is a small
+server that speaks the same protocol and answers from lexical evidence alone; it is not a language model.
+
+Absent on purpose: prompts and parsers (they belong to `ranking`), the lake (`warehouse`), and orchestration (`flows`).
+"""

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from ranking.prompts import titled
+
 
 class Retriever(Protocol):
     """A first stage over a fixed set of passages."""
@@ -73,3 +75,19 @@ class Bm25:
 
 
 TIE_MARGIN = 20  # bm25s cuts ties at k arbitrarily; a margin beyond k lets the docid decide them instead
+
+
+def first_stage(queries: pl.DataFrame, passages: pl.DataFrame, depth: int = 100) -> pl.DataFrame:
+    """Candidates of one domain: qid, docid, rank, score, retriever. excluded_docids of a query are never among them.
+
+    `queries` holds qid, text, excluded_docids; `passages` holds docid, title, text. Title and text are searched as one.
+    """
+    ordered = passages.sort("docid")
+    texts = [titled(title, text) for title, text in ordered.select("title", "text").iter_rows()]
+    retriever = Bm25(ordered["docid"].to_list(), texts)
+    excluded = [set(docids or ()) for docids in queries["excluded_docids"]]
+    hits = retriever.search(queries["text"].to_list(), depth, excluded)
+    names = queries.select("qid").with_row_index("query").cast({"query": pl.Int64})
+    return hits.join(names, on="query", maintain_order="left").select(
+        "qid", "docid", "rank", "score", retriever=pl.lit(retriever.name)
+    )

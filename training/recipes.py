@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
 
 class RecipeError(ValueError):
@@ -72,7 +72,7 @@ class ListwiseDirect(Choice):
     """`<answer> [2] > [1] </answer>`, without a chain."""
 
     name: Literal["listwise_direct"] = Field("listwise_direct", description="Registry name of this choice.")
-    template: str = Field("rank_student", description="Prompt template, by its name in ranking/templates.")
+    template: str = Field("rank_student_direct", description="Prompt template, by its name in ranking/templates.")
 
     @property
     def think(self) -> bool:
@@ -111,8 +111,8 @@ class MultiView(Choice):
     recall_weight: float = Field(0.2, ge=0, description="Weight of Recall@k.")
     rbo_weight: float = Field(0.1, ge=0, description="Weight of rank-biased overlap with the teacher's order.")
     rbo_p: float = Field(1.0, gt=0, le=1, description="Persistence of RBO; 1 is average overlap.")
-    bad_list: float = Field(0.0, description="Reward when the tags are right and the list is not a permutation.")
-    bad_tags: float = Field(-1.0, description="Reward when the tags are wrong.")
+    list_fault: float = Field(0.0, description="Reward when the tags are right and the list is not a permutation.")
+    tags_fault: float = Field(-1.0, description="Reward when the tags are wrong.")
     scope: Literal["completion"] = Field("completion", description="What one reward is computed over.")
 
 
@@ -139,6 +139,16 @@ class Grpo(Choice):
     max_completion_tokens: int = Field(3_072, ge=8, description="Tokens a rollout may write.")
     max_prompt_tokens: int = Field(20_480, ge=32, description="Tokens of a prompt; longer rows are left out.")
     max_steps: int = Field(200, ge=1, description="Optimizer steps.")
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "Grpo":
+        drawn = self.prompts * self.rollouts
+        if drawn % (self.updates * self.batch):
+            raise ValueError(
+                f"prompts x rollouts = {drawn} completions do not divide into {self.updates} updates of "
+                f"batches of {self.batch}; choose updates x batch as a divisor of {drawn}"
+            )
+        return self
 
 
 # decoding: how a long list is ranked ---------------------------------------------------------------------------------

@@ -1,0 +1,106 @@
+"""From labels to a release: the self-consistency filter, the training set, its report and its card."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import polars as pl
+
+from assets.partitions import domains
+from assets.production import Made, Shop, own, produce
+from assets.resources import Factory
+from ranking.consistency import consistency
+from warehouse import cards, pictures
+from warehouse.curation import curate, whole_rows
+from warehouse.lake import Replace, content_sha256
+from warehouse.ledger import Product, rejected
+from warehouse.releases import release_writes
+from warehouse.reports import write_report
+
+
+@dg.asset(group_name="curation", partitions_def=domains, deps=["teacher_rankings"], kinds={"duckdb", "polars"})
+def consistent_rankings(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
+    """Teacher rankings that agree with the judgements that count (NDCG@10 >= alpha)."""
+    alpha = factory.settings.profile.alpha
+
+    def work(shop: Shop) -> dict[str, Made]:
+        scored = consistency(shop.read_domain("rankings")).sort("qid")
+        kept = scored.filter(pl.col("consistency") >= alpha)
+        rows = kept.select("domain", "ranking_id", "qid", "consistency", alpha=pl.lit(alpha))
+        low = scored.filter(pl.col("consistency") < alpha).select("ranking_id", "consistency")
+        dropped = rejected(
+            "consistent_rankings",
+            [(key, "inconsistent", f"NDCG@10 {value:.3f} below alpha {alpha:g}") for key, value in low.iter_rows()],
+        )
+        product = Product(
+            (Replace("consistent_rankings", rows, {"domain": shop.partition_key}),),
+            content_sha256(rows, ["ranking_id"]), scored.height, rows.height, dropped,
+            {"kept_share": rows.height / max(1, scored.height), "values": sorted(scored["consistency"].to_list())},
+        )  # fmt: skip
+        plot = pictures.histogram(scored["consistency"].to_list(), alpha, "NDCG@10 of the ranking against the judgements")
+        return {"consistent_rankings": Made(product, rows.drop("domain"), {"consistency_histogram": plot})}
+
+    reads = [("teacher_rankings", own(context.partition_key))]
+    yield from produce(context, factory, reads=reads, settings={"alpha": alpha}, work=work)
+
+
+@dg.asset(
+    group_name="curation", deps=["queries", "passages", "teacher_rankings", "consistent_rankings", "benchmarks"],
+    kinds={"duckdb", "polars"},
+)  # fmt: skip
+def training_set(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
+    """All domains: deduplicated, decontaminated, split into sft, rl and dev, and released as an immutable version."""
+    settings = factory.settings.profile.release
+    active = factory.active_domains()
+
+    def work(shop: Shop) -> dict[str, Made]:
+        kept = shop.read_active("consistent_rankings", ["domain", "ranking_id", "consistency"])
+        queries = shop.read_active("queries")
+        rankings = shop.read_active("rankings").join(kept, on=["domain", "ranking_id"], how="inner")
+        rows = whole_rows(rankings, queries, shop.read_active("passages"))
+        made = curate(rows, cards.never_train_on(shop.read("benchmarks"), queries), settings)
+        release, writes = release_writes(
+            shop.lake, made.rows, read_snapshot=shop.snapshot, settings=settings.model_dump(), code_version="1"
+        )
+        figures = {
+            "release": release,
+            **{split: made.rows.filter(pl.col("split") == split).height for split in ("sft", "rl", "dev")},
+            "contaminated": made.findings.height,
+            "findings": made.findings.to_dicts(),
+        }
+        product = Product(tuple(writes), release, rows.height, made.rows.height, made.rejections, figures)
+        return {"training_set": Made(product, made.rows.select("domain", "qid", "split", "query", "reasoning"))}
+
+    read = ("queries", "passages", "teacher_rankings", "consistent_rankings")
+    reads = [*((asset, active) for asset in read), ("benchmarks", own(""))]
+    yield from produce(context, factory, reads=reads, settings=settings.model_dump(), work=work)
+
+
+@dg.asset(group_name="curation", deps=["training_set"], kinds={"html"})
+def data_quality_report(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
+    """The page that an auditor reads first: funnel, consistency, rejections with examples, overlap, cost."""
+    profile = factory.settings.profile
+
+    def work(shop: Shop) -> dict[str, Made]:
+        values = cards.quality_values(shop.lake, factory.active_domains(), profile.labels.judged_by, profile.alpha)
+        path = write_report(factory.settings.reports / "data_quality.html", "data_quality.html.j2", values)
+        digest = values["release"]
+        product = Product((), digest, values["rows"], values["rows"], figures={"release": values["release"]})
+        return {"data_quality_report": Made(product, links={"report": str(path)})}
+
+    yield from produce(
+        context, factory, reads=[("training_set", own(""))], settings={"alpha": profile.alpha, "page": 1}, work=work
+    )
+
+
+@dg.asset(group_name="curation", deps=["training_set"], kinds={"markdown"})
+def dataset_card(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
+    """The card that travels with a release: composition, funnel, teacher, licences, decontamination, known gaps."""
+
+    def work(shop: Shop) -> dict[str, Made]:
+        values = cards.card_values(shop.lake, factory.active_domains(), factory.teacher_identity())
+        path = write_report(factory.releases / values["release"][:12] / "README.md", "dataset_card.md.j2", values)
+        product = Product((), values["release"], values["rows"], values["rows"], figures={"release": values["release"]})
+        return {"dataset_card": Made(product, links={"card": str(path)})}
+
+    settings = {"teacher": factory.teacher_identity(), "page": 1}
+    yield from produce(context, factory, reads=[("training_set", own(""))], settings=settings, work=work)

@@ -1,0 +1,166 @@
+"""How every asset is made: look up what it reads, hash, return early or work, commit once, report the same keys.
+
+    return produce(context, factory, reads=("queries", "passages"), settings={...}, work=lambda shop: {...})
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from assets.resources import Factory
+from warehouse.lake import CommitMessage, Lake
+from warehouse.ledger import WHOLE, Materialization, Product, enter, input_sha256, latest
+
+CODE_VERSION = "1"
+PREVIEW_ROWS = 5
+PREVIEW_CHARACTERS = 160
+
+
+@dataclass(frozen=True)
+class Made:
+    """A product with what a person would rather look at: a preview table and pictures (PNG bytes by name)."""
+
+    product: Product
+    preview: pl.DataFrame | None = None
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What an asset's work may read: its partition, and tables as they were when it began."""
+
+    factory: Factory
+    lake: Lake
+    partition_key: str
+    snapshot: int
+    inputs: Sequence[Materialization]
+
+    def read(self, table: str, where: Mapping[str, str] | None = None, columns: Sequence[str] = ()) -> pl.DataFrame:
+        """Rows of a table at this work's snapshot."""
+        return self.lake.read(table, where, columns, self.snapshot)
+
+    def read_domain(self, table: str, columns: Sequence[str] = ()) -> pl.DataFrame:
+        """Rows of a table that belong to this partition's domain."""
+        return self.read(table, {"domain": self.partition_key}, columns)
+
+    def read_active(self, table: str, columns: Sequence[str] = ()) -> pl.DataFrame:
+        """Rows of a table that belong to an active domain."""
+        return self.read(table, columns=columns).filter(pl.col("domain").is_in(self.factory.active_domains()))
+
+
+def produce(
+    context: dg.AssetExecutionContext,
+    factory: Factory,
+    *,
+    reads: Sequence[tuple[str, Sequence[str]]],
+    settings: Mapping[str, Any],
+    work: Callable[[Shop], Mapping[str, Made]],
+) -> Iterator[dg.MaterializeResult]:
+    """Materialize the step's assets (keys of what `work` returns), or return early where nothing changed.
+
+    `reads` names the assets read, each with the partition keys of it that are read. `settings` is everything else that
+    shapes the result. Raises dg.Failure where an input was never made.
+    """
+    names = sorted(key.path[-1] for key in context.selected_asset_keys)
+    partition_key = context.partition_key if context.has_partition_key else WHOLE
+    lake = factory.lake
+    inputs = [_input(lake, asset, key) for asset, keys in reads for key in keys]
+    key = input_sha256(CODE_VERSION, settings, inputs)
+    known = {name: latest(lake, name, partition_key) for name in names}
+    if all(made is not None and made.input_sha256 == key for made in known.values()):
+        for name, made in known.items():
+            assert made is not None
+            yield _result(context, name, made, None, {"unchanged": True})
+        return
+    started = time.monotonic()
+    snapshot = lake.snapshot()
+    made_now = work(Shop(factory, lake, partition_key, snapshot, inputs))
+    entered, committed = enter(
+        lake,
+        {name: made.product for name, made in made_now.items()},
+        partition_key=partition_key,
+        inputs_sha256=key,
+        read_snapshot=snapshot,
+        seconds=time.monotonic() - started,
+        message=CommitMessage(", ".join(names), context.run_id, CODE_VERSION),
+    )
+    for name, row in entered.items():
+        yield _result(context, name, row, made_now[name], {"unchanged": False, "snapshot": committed})
+
+
+def own(partition_key: str) -> tuple[str, ...]:
+    """The partition keys read of an asset that is partitioned alike."""
+    return (partition_key,)
+
+
+def _input(lake: Lake, asset: str, partition_key: str) -> Materialization:
+    made = latest(lake, asset, partition_key)
+    if made is None:
+        where = f" for {partition_key}" if partition_key else ""
+        raise dg.Failure(
+            description=f"{asset}{where} was never made in this home, and this asset reads it. Materialize {asset}"
+            f"{where} first, or run `rankmill run`.",
+            allow_retries=False,
+        )
+    return made
+
+
+def _result(
+    context: dg.AssetExecutionContext,
+    name: str,
+    row: Materialization,
+    made: Made | None,
+    extra: Mapping[str, Any],
+) -> dg.MaterializeResult:
+    rejections = _by_reason(made.product.rejections) if made is not None else None
+    metadata: dict[str, Any] = {
+        "rows_in": row.rows_in,
+        "rows_out": row.rows_out,
+        "rows_rejected": row.rows_rejected,
+        "seconds": row.seconds,
+        "read_snapshot": row.read_snapshot,
+        "content_sha256": row.content_sha256,
+        **{key: value for key, value in row.figures.items() if isinstance(value, (int, float, str, bool))},
+        **{key: dg.MetadataValue.json(value) for key, value in row.figures.items() if isinstance(value, (dict, list))},
+        **extra,
+    }
+    if rejections is not None and rejections.height:
+        metadata["rejected_by_reason"] = dg.MetadataValue.md(table(rejections))
+    if made is not None:
+        if made.preview is not None and made.preview.height:
+            metadata["preview"] = dg.MetadataValue.md(table(made.preview.head(PREVIEW_ROWS)))
+        for title, png in made.pictures.items():
+            metadata[title] = dg.MetadataValue.md(picture(title, png))
+        for title, path in made.links.items():
+            metadata[title] = dg.MetadataValue.path(path)
+    summary = f"{row.rows_in} in, {row.rows_out} out, {row.rows_rejected} rejected"
+    context.log.info(f"{name}: {'nothing changed; ' if made is None else ''}{summary}")
+    return dg.MaterializeResult(asset_key=name, metadata=metadata, data_version=dg.DataVersion(row.content_sha256))
+
+
+def _by_reason(rejections: pl.DataFrame) -> pl.DataFrame:
+    return rejections.group_by("stage", "reason").len("rows").sort("rows", "reason", descending=[True, False])
+
+
+def picture(title: str, png: bytes) -> str:
+    """A PNG as Markdown that needs no file beside it."""
+    import base64
+
+    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+def table(frame: pl.DataFrame) -> str:
+    """A frame as a Markdown table, long cells cut."""
+    header = f"| {' | '.join(frame.columns)} |\n| {' | '.join('---' for _ in frame.columns)} |\n"
+    return header + "\n".join(f"| {' | '.join(_cell(value) for value in row)} |" for row in frame.iter_rows())
+
+
+def _cell(value: object) -> str:
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    text = " ".join(text.replace("|", "\\|").split())
+    return text if len(text) <= PREVIEW_CHARACTERS else f"{text[:PREVIEW_CHARACTERS]}…"

@@ -1,0 +1,290 @@
+"""The `rankmill` command. Every subcommand is thin: it reads settings, calls one room, and prints."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="rankmill",
+    help="A data factory for reasoning rerankers: queries and passages in; audited training sets, checkpoints and a "
+    "leaderboard out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+lake_app = typer.Typer(help="Look into the lake: every table, at every snapshot, read-only.", no_args_is_help=True)
+app.add_typer(lake_app, name="lake")
+
+Home = Annotated[Path | None, typer.Option("--home", help="Folder of lake, answers, models and reports. [default: .rankmill]")]
+ProfileName = Annotated[str | None, typer.Option("--profile", help="Where to run: offline, api, gpu, or a YAML file. [default: offline]")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program in place of a table for a person.")]
+
+
+@app.command()
+def run(
+    sources: Annotated[list[str] | None, typer.Option("--sources", help="A folder with queries.jsonl, passages.jsonl and qrels.tsv; `seed` for the shipped domains; `hf:NAME` for a Hugging Face set. Repeatable; remembered for later runs.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Most queries a source, chosen by hash.")] = None,
+    benchmarks: Annotated[list[Path] | None, typer.Option("--benchmarks", help="A folder of benchmark queries (queries.jsonl, at any depth) that no training row may overlap. Repeatable.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Recipe to train and evaluate. Repeatable. [default: reasonrank]")] = None,
+    budget_usd: Annotated[float | None, typer.Option("--budget-usd", min=0, help="Hard limit of all spending on a teacher in this home.")] = None,
+    profile: ProfileName = None,
+    home: Home = None,
+) -> None:
+    """Materialize the whole graph: sources, labels, release, SFT, RL, evaluation, leaderboard.
+
+    Can be stopped and run again at any time: what is done is not done twice, and no answer is paid for twice.
+    """
+    with plain_errors():
+        _environment(profile, home, RANKMILL_BUDGET_USD=budget_usd, RANKMILL_BENCHMARK_FOLDERS=_folders(benchmarks))
+        from rich.console import Console
+
+        from rankmill.run import prepare_home, report_paths, run_graph
+        from rankmill.settings import Settings, SettingsError
+
+        settings = Settings.load()
+        profile_now = settings.profile  # refuses to start without key or budget before anything is made
+        known = settings.recipes()
+        chosen = recipe or ["reasonrank"]
+        if unknown := [name for name in chosen if name not in known]:
+            raise SettingsError(f"there is no recipe {unknown[0]!r}. Recipes: {', '.join(known)}.")
+        prepare_home(settings)
+        _activate(settings, sources, limit)
+        console = Console(stderr=True)
+        console.print(f"profile {settings.profile_name}: {profile_now.description}", highlight=False)
+        run_graph(settings, chosen, console)
+        _print_leaderboard(settings)
+        for path in report_paths(settings.home):
+            typer.echo(f"report: {path}")
+        typer.echo("web UI: rankmill ui" + (f" --home {home}" if home else ""))
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 3000,
+    profile: ProfileName = None,
+    home: Home = None,
+) -> None:
+    """Open the factory in Dagster's web UI on this machine (Ctrl-C ends it)."""
+    with plain_errors():
+        _environment(profile, home)
+        from rankmill.run import prepare_home
+        from rankmill.settings import ROOT, Settings
+
+        settings = Settings.load()
+        prepare_home(settings)
+        _show_domains(settings)
+        typer.echo(f"http://127.0.0.1:{port} (home {settings.home})")
+        os.chdir(ROOT)
+        command = [sys.executable, "-m", "dagster", "dev", "-m", "assets.definitions", "-h", "127.0.0.1", "-p", str(port)]
+        os.execv(sys.executable, command)
+
+
+@app.command()
+def leaderboard(as_json: AsJson = False, home: Home = None) -> None:
+    """The newest leaderboard: every recipe and stage, by domain, with intervals and costs."""
+    with plain_errors():
+        _environment(None, home)
+        from rankmill.settings import Settings
+
+        _print_leaderboard(Settings.load(), as_json)
+
+
+@app.command()
+def score(
+    run: Annotated[Path, typer.Option("--run", help="TREC run: qid Q0 docid rank score tag.")],
+    qrels: Annotated[Path, typer.Option("--qrels", help="TREC qrels: qid 0 docid grade.")],
+    measures: Annotated[str, typer.Option("--measures", help="Names as in ir-measures, separated by commas.")] = "nDCG@10,R@10,R@100,RR,AP",
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a TREC run with trec_eval's semantics; means are over all queries of the qrels."""
+    with plain_errors():
+        from ranking.metrics import evaluate
+        from ranking.trec import read_qrels, read_run
+
+        names = [name.strip() for name in measures.split(",") if name.strip()]
+        per_query = evaluate(read_run(run), read_qrels(qrels), names)
+        result: dict[str, Any] = {name: float(per_query[name].mean()) for name in names}  # type: ignore[arg-type]
+        result["queries"] = per_query.height
+        typer.echo(json.dumps(result) if as_json else "\n".join(
+            f"{name:10} {value:.4f}" if isinstance(value, float) else f"{name:10} {value}" for name, value in result.items()
+        ))  # fmt: skip
+
+
+@app.command()
+def rerank(
+    model: Annotated[str, typer.Option("--model", help="A model of this home (id or its beginning, or recipe/stage such as reasonrank/rl), or a checkpoint folder.")],
+    run: Annotated[Path, typer.Option("--run", help="TREC run with the first stage's candidates.")],
+    queries: Annotated[Path, typer.Option("--queries", help="queries.jsonl with qid and text.")],
+    passages: Annotated[Path, typer.Option("--passages", help="passages.jsonl with docid and text (and title).")],
+    out: Annotated[Path, typer.Option("--out", help="TREC run to write.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="Recipe whose prompt and decoding are used.")] = "reasonrank",
+    profile: ProfileName = None,
+    home: Home = None,
+) -> None:
+    """Rerank a TREC run with a trained model."""
+    with plain_errors():
+        _environment(profile, home)
+        from rankmill.rerank import rerank_files
+        from rankmill.settings import Settings
+
+        result = rerank_files(Settings.load(), model, run, queries, passages, out, recipe)
+        typer.echo(
+            f"{out}: {result.queries} queries, {result.calls} calls, {100 * result.malformed_rate:.1f} % malformed, "
+            f"{result.seconds_per_query:.2f} s a query"
+        )
+
+
+@app.command()
+def doctor(as_json: AsJson = False, profile: ProfileName = None, home: Home = None) -> None:
+    """Look for what is missing and say the command that mends it. Ends with 1 if something is wrong."""
+    with plain_errors():
+        _environment(profile, home)
+        from rankmill.doctor import examine
+
+        findings = examine()
+        if as_json:
+            typer.echo(json.dumps([finding.__dict__ for finding in findings], indent=1))
+        else:
+            for finding in findings:
+                typer.echo(f"{'ok  ' if finding.ok else 'FAIL'} {finding.what}: {finding.detail}")
+                if not finding.ok:
+                    typer.echo(f"     mend: {finding.remedy}")
+        raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+@lake_app.command()
+def snapshots(as_json: AsJson = False, home: Home = None) -> None:
+    """Every commit of the lake, newest first, with asset, run and code version."""
+    with plain_errors():
+        _environment(None, home)
+        _print_frame(_lake().snapshots(), as_json)
+
+
+@lake_app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="One SELECT over the lake's tables, such as \"SELECT * FROM releases\".")],
+    as_json: AsJson = False,
+    home: Home = None,
+) -> None:
+    """Ask the lake in SQL (DuckDB). Read-only."""
+    with plain_errors():
+        _environment(None, home)
+        _print_frame(_lake().query(sql), as_json)
+
+
+def _lake() -> Any:
+    from rankmill.settings import Settings, SettingsError
+    from warehouse.lake import Lake
+
+    settings = Settings.load()
+    if not settings.lake_folder.is_dir():
+        raise SettingsError(f"there is no lake in {settings.home}. Make one with `rankmill run`, or name another --home.")
+    return Lake.at(settings.lake_folder)
+
+
+def _print_frame(frame: Any, as_json: bool) -> None:
+    if as_json:
+        typer.echo(frame.write_json())
+        return
+    import polars as pl
+
+    with pl.Config(tbl_rows=200, tbl_cols=50, fmt_str_lengths=60, tbl_hide_dataframe_shape=True, tbl_width_chars=200,
+                   tbl_formatting="ASCII_MARKDOWN", tbl_hide_column_data_types=True):  # fmt: skip
+        typer.echo(str(frame))
+    typer.echo(f"{frame.height} rows")
+
+
+def _print_leaderboard(settings: Any, as_json: bool = False) -> None:
+    from rankmill.settings import SettingsError
+    from warehouse.evaluation import page_rows
+    from warehouse.lake import Lake
+
+    rows = []
+    if settings.lake_folder.is_dir():
+        rows = page_rows(Lake.at(settings.lake_folder).read("leaderboard"))
+    if as_json:
+        keys = ("domain", "recipe", "stage", "fused", "split", "queries", "low", "high", "versus_bm25", "versus_low",
+                "versus_high", "malformed_rate", "calls_per_query", "tokens_per_query", "seconds_per_query", "model", "release")  # fmt: skip
+        told = [{**{key: row[key] for key in keys}, **json.loads(row["measures"]), "settings": json.loads(row["settings"])} for row in rows]
+        typer.echo(json.dumps(told))
+        return
+    if not rows:
+        raise SettingsError(f"there is no leaderboard in {settings.home} yet. Make one with `rankmill run`.")
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="leaderboard: held-out queries, 95 % bootstrap intervals over queries")
+    for name in ("recipe", "domain", "stage"):
+        table.add_column(name)
+    for name in ("queries", "nDCG@10", "interval", "vs bm25", "R@10", "RR", "malformed", "calls/q", "tokens/q", "s/q"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        asked = row["stage"] != "bm25"
+        table.add_row(
+            row["recipe"], row["domain"], row["stage"], str(row["queries"]), f"{row['value']:.4f}",
+            f"{row['low']:.3f}-{row['high']:.3f}", f"{row['versus_bm25']:+.4f}" if asked else "", f"{row['recall']:.4f}",
+            f"{row['rr']:.4f}", f"{100 * row['malformed_rate']:.1f} %" if asked else "", f"{row['calls_per_query']:.1f}",
+            f"{row['tokens_per_query']:.0f}", f"{row['seconds_per_query']:.2f}",
+            style="bold" if row["best"] else "", end_section=row["stage"] == "rl",
+        )  # fmt: skip
+    console = Console()
+    Console(width=max(console.width, 130)).print(table)
+
+
+def _activate(settings: Any, sources: list[str] | None, limit: int | None) -> None:
+    from assets.resources import registry_of
+
+    registry = registry_of(settings)
+    if sources or limit is not None or not registry.path.is_file():
+        registry.activate(sources or ["seed"], limit)
+
+
+def _show_domains(settings: Any) -> None:
+    import dagster as dg
+
+    from assets.resources import registry_of
+
+    with dg.DagsterInstance.get() as instance:
+        instance.add_dynamic_partitions("domain", [entry.domain for entry in registry_of(settings).active()])
+
+
+def _folders(paths: list[Path] | None) -> str | None:
+    return None if paths is None else json.dumps([str(path.absolute()) for path in paths])
+
+
+def _environment(profile: str | None, home: Path | None, **values: Any) -> None:
+    """Options become the environment that settings read, so that child processes see the same."""
+    given = {"RANKMILL_PROFILE": profile, "RANKMILL_HOME": str(home.absolute()) if home else None, **values}
+    os.environ.update({name: str(value) for name, value in given.items() if value is not None})
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Errors that tell a person what to do are printed as they are; only a defect shows a traceback."""
+    try:
+        yield
+    except Exception as error:
+        if not _for_people(error):
+            raise
+        typer.echo(f"{type(error).__name__}: {getattr(error, 'description', None) or error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped; what is done is kept. Run the same command to go on.", err=True)
+        raise typer.Exit(130) from None
+
+
+def _for_people(error: BaseException) -> bool:
+    module = type(error).__module__.split(".")[0]
+    ours = {"ranking", "inference", "warehouse", "training", "flows", "assets", "rankmill"}
+    return module in ours or (module == "dagster" and type(error).__name__ == "Failure")
+
+
+def main() -> None:
+    """Entry point of the `rankmill` command."""
+    app()

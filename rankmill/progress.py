@@ -1,0 +1,70 @@
+"""What a person sees while a run goes on: rich on a terminal, plain lines elsewhere."""
+
+import logging
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status
+
+
+class RunProgress(logging.Handler):
+    """Listens to a run: a line for every asset made and every failed check, and what assets say meanwhile.
+
+    On a terminal what assets say is one changing line at the bottom; elsewhere it is a plain line each.
+    """
+
+    def __init__(self, console: Console) -> None:
+        """`console` is where a person looks: stderr, so that stdout stays free for results."""
+        super().__init__(logging.INFO)
+        self.console = console
+        self.started = time.monotonic()
+        self.status: Status | None = None
+        self.place = ""
+
+    def begin(self, place: str) -> None:
+        """Name what is being made now: a domain, a recipe, the release."""
+        self.place = place
+        if self.console.is_terminal and self.status is None:
+            self.status = self.console.status(place)
+            self.status.start()
+
+    def end(self) -> None:
+        """Take the changing line away."""
+        if self.status is not None:
+            self.status.stop()
+            self.status = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One record of Dagster's log manager: an event, or what an asset said."""
+        meta = getattr(record, "dagster_meta", {})
+        event = meta.get("dagster_event")
+        if event is None:
+            self._say(str(meta.get("orig_message") or record.getMessage()))
+        elif event.event_type_value == "ASSET_MATERIALIZATION":
+            materialization = event.event_specific_data.materialization
+            self._made(materialization.asset_key.path[-1], materialization.metadata)
+        elif event.event_type_value == "ASSET_CHECK_EVALUATION":
+            evaluation = event.event_specific_data
+            if not evaluation.passed:
+                name = f"{evaluation.asset_key.path[-1]}/{evaluation.check_name}"
+                self.line(f"check {name} FAILED: {evaluation.description or ''}", "bold red")
+
+    def line(self, text: str, style: str = "") -> None:
+        """A line that stays, with the seconds since the start."""
+        self.console.print(f"[{time.monotonic() - self.started:6.1f} s] {text}", style=style, markup=False, highlight=False)
+
+    def _made(self, asset: str, metadata: dict[str, Any]) -> None:
+        values = {name: getattr(value, "value", value) for name, value in metadata.items()}
+        counts = f"{values.get('rows_in')} in, {values.get('rows_out')} out, {values.get('rows_rejected')} rejected"
+        if values.get("unchanged"):
+            self.line(f"{self.place} · {asset}: unchanged ({counts})", "dim")
+            return
+        paid = f", {values['calls']} calls, ${values['usd']:.2f}" if "usd" in values else ""
+        self.line(f"{self.place} · {asset}: {counts}{paid}, {values.get('seconds')} s")
+
+    def _say(self, text: str) -> None:
+        if self.status is not None:
+            self.status.update(f"{self.place} · {text}")
+        else:
+            self.line(f"{self.place} · {text}")

@@ -1,0 +1,82 @@
+"""The main job: the whole graph, in order, in this process, recorded where the web UI finds it."""
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rankmill.progress import RunProgress
+from rankmill.settings import ROOT, Settings
+
+
+class RunFailed(RuntimeError):
+    """A step ended with an error that is not the user's; the message names step, cause and where the log stands."""
+
+
+def prepare_home(settings: Settings) -> None:
+    """Make the home, give Dagster its folder in it, and hand both to this process and its children."""
+    settings.dagster_home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(ROOT / "dagster.yaml", settings.dagster_home / "dagster.yaml")
+    os.environ.update(settings.environment())
+
+
+def run_graph(settings: Settings, recipes: Sequence[str], console: Console) -> None:
+    """Materialize everything for the active sources and `recipes`; what has not changed ends at once.
+
+    Raises the asset's own error where one says what to do (a bad source, a missing budget), else RunFailed.
+    """
+    prepare_home(settings)
+    import dagster as dg
+
+    from assets.console import PROGRESS
+    from assets.definitions import defs
+    from assets.resources import registry_of
+
+    progress = RunProgress(console)
+    logger = logging.getLogger(PROGRESS)
+    logger.addHandler(progress)
+    active = [entry.domain for entry in registry_of(settings).active()]
+    try:
+        with dg.DagsterInstance.get() as instance:
+            _match_partitions(instance, active)
+            plan: list[tuple[str, str | None, str]] = [
+                *(("label_domain", domain, domain) for domain in active),
+                ("release_training_set", None, "all domains"),
+                *(("train_and_evaluate", recipe, recipe) for recipe in recipes),
+                ("rank_models", None, "all recipes"),
+            ]
+            for job, partition_key, place in plan:
+                progress.begin(place)
+                _execute(dg, defs, instance, job, partition_key)
+    finally:
+        progress.end()
+        logger.removeHandler(progress)
+
+
+def _match_partitions(instance: Any, active: Sequence[str]) -> None:
+    known = set(instance.get_dynamic_partitions("domain"))
+    instance.add_dynamic_partitions("domain", [domain for domain in active if domain not in known])
+    for gone in known - set(active):
+        instance.delete_dynamic_partition("domain", gone)
+
+
+def _execute(dg: Any, defs: Any, instance: Any, job: str, partition_key: str | None) -> None:
+    result = defs.resolve_job_def(job).execute_in_process(
+        instance=instance,
+        partition_key=partition_key,
+        run_config={"loggers": {"console": {"config": {}}}},
+        raise_on_error=True,
+    )
+    failed = [check for check in result.get_asset_check_evaluations() if not check.passed and check.blocking]
+    if failed:
+        names = "; ".join(f"{check.asset_key.path[-1]}/{check.check_name}: {check.description}" for check in failed)
+        raise RunFailed(f"{job} stopped at a blocking check. {names}")
+
+
+def report_paths(home: Path) -> list[Path]:
+    """The HTML reports that exist."""
+    return sorted((home / "reports").glob("*.html"))

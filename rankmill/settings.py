@@ -1,0 +1,184 @@
+"""Where the factory runs and with what: the only place that reads the environment.
+
+    settings = Settings.load()            # RANKMILL_PROFILE, RANKMILL_HOME, OPENAI_BASE_URL, OPENAI_API_KEY, …
+    settings.profile.labels.list_size
+
+A profile (profiles/<name>.yaml) says where the graph runs; a recipe (recipes/<name>.yaml) says which system is built.
+Secrets come from the environment alone and are held as SecretStr.
+"""
+
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from flows.campaign import STAND_IN, TeacherSettings
+from flows.labelling import LabelSettings
+from training.recipes import Recipe, load_recipe, merge
+from warehouse.curation import ReleaseSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+QUIET = {
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PREFECT_LOGGING_LEVEL": "ERROR",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+class SettingsError(ValueError):
+    """A profile, a recipe or an environment variable that cannot be used; the message says which and the remedy."""
+
+
+class EvaluationSettings(BaseModel):
+    """What is measured, on which queries."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    queries_per_domain: int | None = Field(None, ge=1, description="Most held-out queries a domain, chosen by hash; null takes all.")
+    resamples: int = Field(10_000, ge=100, description="Bootstrap resamples behind each interval.")
+    seed: int = Field(0, description="Seed of the choice and of the bootstrap.")
+
+
+class Profile(BaseModel):
+    """Where the graph runs, and how much of everything that place can bear."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    description: str = Field(description="One sentence for people.")
+    teacher: TeacherSettings = Field(TeacherSettings(), description="The teacher and its limits.")
+    candidates: int = Field(100, ge=1, description="First-stage candidates a query.")
+    labels: LabelSettings = Field(LabelSettings(), description="Mining and lists.")
+    alpha: float = Field(0.4, ge=0, le=1, description="Least NDCG@10 of a ranking against the judgements (paper: 0.4).")
+    release: ReleaseSettings = Field(ReleaseSettings(), description="Deduplication and split.")
+    evaluation: EvaluationSettings = Field(EvaluationSettings(), description="Held-out queries and statistics.")
+    hub: bool = Field(True, description="Whether benchmarks may be fetched from the Hugging Face hub.")
+    seed: int = Field(0, ge=0, description="Seed of sampling in training.")
+    recipe: dict[str, Any] = Field(default_factory=dict, description="Values that replace those of every recipe here.")
+
+
+class Settings(BaseSettings):
+    """The environment, read once."""
+
+    model_config = SettingsConfigDict(env_prefix="RANKMILL_", frozen=True, extra="ignore")
+
+    profile_name: str = Field("offline", validation_alias="RANKMILL_PROFILE", description="Name or path of a profile.")
+    home: Path = Field(Path(".rankmill"), description="Folder of lake, exchange store, models, reports and run history.")
+    teacher_model: str | None = Field(None, description="Model name for --profile api.")
+    budget_usd: float | None = Field(None, description="Hard limit in USD; --profile api refuses to start without one.")
+    budget_tokens: int | None = Field(None, description="Hard limit in tokens.")
+    base_url: str | None = Field(None, validation_alias="OPENAI_BASE_URL", description="The teacher's address up to /v1.")
+    api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY", description="The teacher's key.")
+    benchmark_folders: tuple[Path, ...] = Field((), description="Folders of benchmark queries beside the registry.")
+    prefect_api_url: str | None = Field(None, validation_alias="PREFECT_API_URL", description="A Prefect server that shows campaigns.")
+
+    @classmethod
+    def load(cls) -> "Settings":
+        """Settings from the environment; analytics of every library are switched off on the way."""
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        try:
+            loaded = cls()
+        except ValidationError as error:
+            raise SettingsError(f"an environment variable cannot be used: {error}") from None
+        return loaded.model_copy(update={"home": loaded.home.absolute()})
+
+    def environment(self) -> dict[str, str]:
+        """The variables that hand these settings (no secrets) and Dagster's home to a child process."""
+        chosen = {"RANKMILL_PROFILE": self.profile_name, "RANKMILL_HOME": str(self.home)}
+        for name, value in (("BUDGET_USD", self.budget_usd), ("BUDGET_TOKENS", self.budget_tokens)):
+            if value is not None:
+                chosen[f"RANKMILL_{name}"] = str(value)
+        if self.benchmark_folders:
+            chosen["RANKMILL_BENCHMARK_FOLDERS"] = json.dumps([str(folder) for folder in self.benchmark_folders])
+        return {**chosen, "DAGSTER_HOME": str(self.dagster_home)}
+
+    @property
+    def dagster_home(self) -> Path:
+        """Where Dagster keeps runs and events."""
+        return self.home / "dagster"
+
+    @property
+    def lake_folder(self) -> Path:
+        """Where the embedded lake lives."""
+        return self.home / "lake"
+
+    @property
+    def store_path(self) -> Path:
+        """The exchange store: every answer that was paid for."""
+        return self.home / "exchanges.sqlite"
+
+    @property
+    def models(self) -> Path:
+        """Where checkpoints and reranking runs are written."""
+        return self.home / "models"
+
+    @property
+    def reports(self) -> Path:
+        """Where HTML reports are written."""
+        return self.home / "reports"
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The profile, with what the environment adds to its teacher."""
+        return self._with_environment(load_profile(self.profile_name))
+
+    def recipes(self) -> list[str]:
+        """Names of all recipes."""
+        return sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+
+    def recipe(self, name: str) -> Recipe:
+        """A recipe with this profile's values in it."""
+        return load_recipe(ROOT / "recipes" / f"{name}.yaml", self.profile.recipe)
+
+    def _with_environment(self, profile: Profile) -> Profile:
+        teacher = profile.teacher
+        if teacher.base_url == STAND_IN:
+            return profile
+        given = {
+            "base_url": self.base_url or teacher.base_url,
+            "model": self.teacher_model or teacher.model,
+            "api_key": self.api_key or teacher.api_key,
+            "budget_usd": teacher.budget_usd if self.budget_usd is None else self.budget_usd,
+            "budget_tokens": teacher.budget_tokens if self.budget_tokens is None else self.budget_tokens,
+        }
+        missing = []
+        if self.api_key is None:
+            missing.append("OPENAI_API_KEY (the endpoint's key; any word for a server of your own)")
+        if given["budget_usd"] is None and given["budget_tokens"] is None:
+            missing.append("RANKMILL_BUDGET_USD or --budget-usd (a hard limit; 0 is allowed for a server of your own)")
+        if missing:
+            raise SettingsError(
+                f"profile {self.profile_name!r} asks {given['model']} at {given['base_url']} and will not start "
+                f"without: {'; '.join(missing)}."
+            )
+        return profile.model_copy(update={"teacher": teacher.model_copy(update=given)})
+
+
+def load_profile(name: str) -> Profile:
+    """profiles/<name>.yaml, or the file at the path `name`; `extends: other` takes over another's values.
+
+    Raises SettingsError.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "profiles" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in (ROOT / "profiles").glob("*.yaml")))
+        raise SettingsError(f"there is no profile {name!r}. Profiles: {known}; or give the path of a .yaml file.")
+    try:
+        values = yaml.safe_load(path.read_text("utf-8")) or {}
+        if "extends" in values:
+            base = load_profile(values.pop("extends"))
+            values = merge(base.model_dump(exclude_defaults=True), values)
+        return Profile.model_validate(values)
+    except (ValidationError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} is not a valid profile: {error}") from None

@@ -1,0 +1,160 @@
+"""The budget: never passed, with many in flight and several stores; the estimate; prices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from salt_water import DEAR
+
+from inference.budget import Budget, BudgetExceeded, estimate
+from inference.engine import Engine, ask_all
+from inference.exchange import Exchange, Failure, Request
+from inference.prices import Cost, Prices, UnknownPrice
+from inference.standin import Faults, running_standin
+from inference.store import ExchangeStore
+
+Make = Callable[..., list[Request]]
+EngineFor = Callable[..., Engine]
+
+
+async def take(engine: Engine, requests: list[Request]) -> tuple[list[Exchange | Failure], BudgetExceeded | None]:
+    got: list[Exchange | Failure] = []
+    try:
+        async with aclosing(engine.ask(requests)) as outcomes:
+            async for outcome in outcomes:
+                got.append(outcome)
+    except BudgetExceeded as error:
+        return got, error
+    return got, None
+
+
+def test_a_budget_in_usd_is_never_passed_with_many_in_flight_and_everything_bought_is_handed_out(
+    engine_for: EngineFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    requests = some_requests(200, max_tokens=120)
+    budget = Budget(usd=9000.0, what="teacher_rankings")
+    with running_standin(Faults(latency_s=0.02, rate_500=0.1)) as server:
+        engine = engine_for(server, budget=budget, prices=DEAR, start_in_flight=64)
+        got, error = asyncio.run(take(engine, requests))
+        assert len(got) == server.counts["answered"]
+    spent = store.spent("all").usd
+    assert spent == sum(o.usd for o in got if isinstance(o, Exchange))
+    # An answer costs about 160 and reserves about 600: reservations alone must not stop the run.
+    assert 9000 - 700 < spent <= 9000
+    assert str(error) == (
+        f"stopped at ${spent:,.2f} of $9,000.00 after {len(got)} of 200 requests; all answers are kept. "
+        "Raise budget_usd and materialize teacher_rankings again."
+    )
+    assert len(store.has(r.key for r in requests)) == len(got)
+
+
+def test_raising_the_budget_buys_only_what_is_missing(
+    engine_for: EngineFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    requests = some_requests(30, max_tokens=120)
+    with running_standin() as server:
+        with pytest.raises(BudgetExceeded):
+            ask_all(engine_for(server, budget=Budget(usd=2000.0), prices=DEAR), requests)
+        with pytest.raises(BudgetExceeded):
+            ask_all(engine_for(server, budget=Budget(usd=2000.0), prices=DEAR), requests)
+        ask_all(engine_for(server, budget=Budget(usd=1e6), prices=DEAR), requests)
+        assert server.counts["answered"] == 30
+    assert store.spent("another scope").usd == 0
+
+
+def test_a_budget_in_tokens_is_never_passed(engine_for: EngineFor, some_requests: Make, store: ExchangeStore) -> None:
+    with running_standin(Faults(latency_s=0.01)) as server:
+        engine = engine_for(server, budget=Budget(tokens=3000), start_in_flight=64)
+        with pytest.raises(BudgetExceeded, match=r"stopped at [\d,]+ of 3,000 tokens after .* Raise budget_tokens"):
+            ask_all(engine, some_requests(100, max_tokens=120))
+    assert 2000 < store.spent("all").tokens <= 3000
+
+
+def test_two_stores_on_one_file_share_a_budget(
+    engine_for: EngineFor, some_requests: Make, store: ExchangeStore, tmp_path: Path
+) -> None:
+    requests = some_requests(120, max_tokens=120)
+
+    async def both(one: Engine, other: Engine) -> None:
+        await asyncio.gather(take(one, requests[:60]), take(other, requests[60:]))
+
+    with (
+        running_standin(Faults(latency_s=0.02)) as server,
+        ExchangeStore(tmp_path / "exchanges.sqlite") as second,
+    ):
+        settings = {"budget": Budget(usd=6000.0), "prices": DEAR, "start_in_flight": 64}
+        asyncio.run(both(engine_for(server, **settings), engine_for(server, opened=second, **settings)))
+    assert 6000 - 700 < store.spent("all").usd <= 6000
+
+
+def test_a_request_that_alone_passes_the_budget_is_not_sent(engine_for: EngineFor, some_requests: Make) -> None:
+    with running_standin() as server:
+        with pytest.raises(BudgetExceeded, match=r"stopped at \$0.00 of \$1.00 after 0 of 3 requests"):
+            ask_all(engine_for(server, budget=Budget(usd=1.0), prices=DEAR), some_requests(3))
+        assert not server.counts
+
+
+costs = st.builds(Cost, usd=st.floats(0, 1e6), tokens=st.integers(0, 10**9))
+
+
+@given(costs, costs, costs, st.none() | st.floats(0, 1e6), st.none() | st.integers(0, 10**9))
+def test_what_a_budget_admits_stays_within_it(
+    worst: Cost, spent: Cost, reserved: Cost, usd: float | None, tokens: int | None
+) -> None:
+    total = spent + reserved + worst
+    within = (usd is None or total.usd <= usd) and (tokens is None or total.tokens <= tokens)
+    assert Budget(usd=usd, tokens=tokens).admits(worst, spent, reserved) == within
+
+
+def test_an_estimate_counts_what_is_missing_and_its_worst_price(
+    engine_for: EngineFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    requests = some_requests(10)
+    with running_standin() as server:
+        ask_all(engine_for(server), requests[:4])
+    found = estimate([*requests, requests[9]], DEAR, store)
+    assert (found.requests, found.stored, found.calls) == (11, 5, 6)
+    assert found.completion_tokens_at_most == 6 * 400
+    assert found.usd_at_most == pytest.approx(found.prompt_tokens + 2400)
+    worst = sum(DEAR.worst_case(r).tokens for r in requests[4:])
+    assert found.prompt_tokens + 2400 < worst
+
+
+def test_a_model_without_a_price_is_refused_before_anything_is_sent(
+    engine_for: EngineFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    requests = [replace(r, sampling=replace(r.sampling, model="my-model")) for r in some_requests(2)]
+    with running_standin() as server:
+        with pytest.raises(UnknownPrice, match=r"'my-model' has no price.*known: deepseek-chat"):
+            ask_all(engine_for(server), requests)
+        assert not server.counts
+    with pytest.raises(UnknownPrice):
+        estimate(requests, Prices.load(), store)
+
+
+def test_a_price_distinguishes_cache_hits_from_misses() -> None:
+    assert Prices.load().usd("deepseek-reasoner", 1_000_000, 400_000, 500_000) == pytest.approx(
+        0.6 * 0.28 + 0.4 * 0.028 + 0.5 * 0.42
+    )
+
+
+@given(st.text())
+def test_the_reserved_prompt_is_no_shorter_than_the_bytes_that_are_sent(text: str) -> None:
+    from inference.exchange import Sampling
+
+    request = Request("x", ({"role": "user", "content": text},), Sampling("stand-in-teacher", 0, 1, 7))
+    assert DEAR.worst_case(request).tokens > len(text.encode()) + 7
+
+
+def test_a_broken_price_table_is_named(tmp_path: Path) -> None:
+    table = tmp_path / "prices.yaml"
+    table.write_text("dated: 2025-01-01\nmodels:\n  m: {input: -1, cached: 0, output: 0, source: x}\n")
+    with pytest.raises(ValueError, match=r"price table .*prices.yaml cannot be read"):
+        Prices.load(table)

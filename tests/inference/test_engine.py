@@ -1,0 +1,339 @@
+"""The engine against the stand-in over real HTTP: what is answered, retried, repaired, refused and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from inference.endpoint import EndpointDown, EndpointRefused, retry_after_s
+from inference.engine import Engine, ask_all
+from inference.exchange import Exchange, Failure, Request
+from inference.progress import Progress
+from inference.purchase import accept_all
+from inference.standin import MODEL, Faults, running_standin
+from inference.standin_answers import VERSION
+from inference.store import ExchangeStore
+
+Make = Callable[..., list[Request]]
+EngineFor = Callable[..., Engine]
+Check = Callable[[Request, str], str | None]
+
+
+def ask(engine: Engine, requests: list[Request], check: Check) -> tuple[list[Exchange | Failure], Progress]:
+    seen: list[Progress] = []
+    outcomes = ask_all(engine, requests, check, on_progress=seen.append)
+    return outcomes, seen[-1]
+
+
+def test_an_answer_comes_with_its_chain_its_usage_and_who_gave_it(
+    engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore
+) -> None:
+    with running_standin() as server:
+        outcomes, progress = ask(engine_for(server), some_requests(3), full_list)
+    assert [o.request_id for o in outcomes] == ["r0", "r1", "r2"]
+    answer = outcomes[0]
+    assert isinstance(answer, Exchange) and answer.fault is None and not answer.from_store
+    assert answer.content.startswith("[2] > ") and "osmosis" not in answer.reasoning
+    assert "salt" in answer.reasoning and answer.finish_reason == "stop"
+    assert (answer.served_model, answer.fingerprint) == (MODEL, VERSION)
+    assert answer.prompt_tokens > 40 and answer.completion_tokens > 20 and answer.latency_s > 0
+    assert progress.calls == progress.done == progress.good == 3
+    record = next(store.records([answer.key]))
+    assert record.exchange == replace(answer, from_store=True)
+    assert record.messages == some_requests(1)[0].messages and record.sampling["max_tokens"] == 400
+
+
+def test_a_stored_answer_comes_back_free_and_only_what_is_missing_is_bought(
+    engine_for: EngineFor, some_requests: Make, full_list: Check
+) -> None:
+    with running_standin() as server:
+        first, _ = ask(engine_for(server), some_requests(20), full_list)
+        again, progress = ask(engine_for(server), some_requests(25), full_list)
+        assert server.counts["answered"] == 25
+    assert [replace(o, from_store=True) for o in first] == again[:20]
+    assert (progress.stored, progress.calls) == (20, 5)
+
+
+def test_one_question_under_two_ids_is_bought_once(
+    engine_for: EngineFor, some_requests: Make, full_list: Check
+) -> None:
+    one = some_requests(1)[0]
+    with running_standin(Faults(latency_s=0.05)) as server:
+        outcomes, _ = ask(engine_for(server), [replace(one, id=str(i)) for i in range(20)], full_list)
+        assert server.counts["answered"] == 1
+    assert sorted(o.request_id for o in outcomes) == sorted(str(i) for i in range(20))
+
+
+def test_a_429_is_waited_out_as_the_endpoint_asks_and_lowers_the_pace(
+    engine_for: EngineFor, some_requests: Make, full_list: Check
+) -> None:
+    started = time.monotonic()
+    with running_standin(Faults(rate_429=0.2, retry_after_s=0.2, latency_s=0.01)) as server:
+        outcomes, progress = ask(engine_for(server, start_in_flight=16), some_requests(25), full_list)
+        assert server.counts["answered"] == 25 and server.counts["429"] > 0
+    assert all(isinstance(o, Exchange) and o.fault is None for o in outcomes)
+    assert progress.troubles["429"] == server.counts["429"]
+    assert progress.calls == 25 + server.counts["429"]
+    assert time.monotonic() - started > 0.2
+    assert progress.concurrency < 16
+
+
+@pytest.mark.parametrize("fault", ["500", "reset", "429"])
+def test_an_http_fault_is_retried_and_never_stored(
+    fault: str, engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore
+) -> None:
+    requests = some_requests(30)
+    with running_standin(Faults(**{f"rate_{fault}": 0.4})) as server:
+        outcomes, progress = ask(engine_for(server), requests, full_list)
+        assert server.counts["answered"] == 30
+    assert all(isinstance(o, Exchange) and o.fault is None for o in outcomes)
+    assert progress.troubles[fault] == server.counts[fault] > 0
+    assert len(list(store.records(r.key for r in requests))) == 30
+
+
+def test_a_request_that_is_never_answered_fails_is_not_stored_and_can_be_asked_again(
+    engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore
+) -> None:
+    requests = some_requests(5)
+    with running_standin(Faults(rate_500=1.0)) as server:
+        outcomes, progress = ask(engine_for(server, max_attempts=3), requests, full_list)
+        assert server.counts["500"] == 15
+    assert [(o.kind, o.key) for o in outcomes if isinstance(o, Failure)] == [("500", r.key) for r in requests]
+    assert "attempts: 3" in outcomes[0].detail and progress.failed == {"500": 5}
+    assert store.has([r.key for r in requests]) == set() and store.spent("all").tokens == 0
+    with running_standin() as server:
+        outcomes, _ = ask(engine_for(server), requests, full_list)
+    assert all(isinstance(o, Exchange) for o in outcomes)
+
+
+def test_an_endpoint_that_answers_nothing_stops_the_run_with_its_error(
+    engine_for: EngineFor, some_requests: Make, full_list: Check
+) -> None:
+    with running_standin(Faults(rate_500=1.0)) as server:
+        engine = engine_for(server, max_attempts=2)
+        with pytest.raises(EndpointDown, match=r"10 requests in a row.*HTTP 500.*answers so far are kept"):
+            ask_all(engine, some_requests(500), full_list)
+        assert server.counts["500"] < 200
+
+
+def test_an_address_where_nobody_listens_is_named_and_costs_nothing(
+    engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore
+) -> None:
+    with running_standin() as server:
+        gone = server.base_url
+    outcomes, _ = ask(engine_for(gone, max_attempts=2), some_requests(1), full_list)
+    assert isinstance(outcomes[0], Failure) and outcomes[0].kind == "unreachable"
+    assert store.spent("all").tokens == 0
+
+
+def test_an_answer_that_takes_too_long_is_presumed_to_be_charged(
+    engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore
+) -> None:
+    with running_standin(Faults(latency_s=1.5)) as server:
+        outcomes, _ = ask(engine_for(server, timeout_s=0.15, max_attempts=2), some_requests(1), full_list)
+    assert isinstance(outcomes[0], Failure) and outcomes[0].kind == "timeout"
+    assert store.spent("all").tokens > 2 * 400
+
+
+def test_a_malformed_answer_is_mended_by_one_more_turn_that_is_kept_and_counted(
+    engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore
+) -> None:
+    requests = some_requests(40)
+    with running_standin(Faults(rate_garbage=0.4)) as server:
+        outcomes, progress = ask(engine_for(server), requests, full_list)
+        assert server.counts["answered"] == progress.calls == 40 + progress.repaired + progress.faulty
+    mended = [o for o in outcomes if isinstance(o, Exchange) and o.repaired]
+    assert mended and all(o.repair_of in {r.key for r in requests} for o in mended)
+    assert progress.repaired == len(mended)
+    stored = {r.exchange.key: r for r in store.records(r.key for r in requests)}
+    assert len(stored) == server.counts["answered"]
+    turn = stored[mended[0].key]
+    first = stored[mended[0].repair_of or ""]
+    assert [m["role"] for m in turn.messages] == ["user", "assistant", "user"]
+    assert turn.messages[1]["content"] == first.exchange.content
+    assert first.exchange.fault == "the list does not name every passage once"
+    assert "the list does not name every passage once" in turn.messages[2]["content"]
+
+
+def test_an_answer_that_stays_malformed_comes_out_with_its_fault_and_text_and_is_not_bought_again(
+    engine_for: EngineFor, some_requests: Make, full_list: Check
+) -> None:
+    with running_standin(Faults(rate_garbage=1.0)) as server:
+        outcomes, progress = ask(engine_for(server), some_requests(6), full_list)
+        again, second = ask(engine_for(server), some_requests(6), full_list)
+        assert server.counts["answered"] == 12
+    assert all(isinstance(o, Exchange) and o.fault and o.repair_of and o.content for o in outcomes)
+    assert progress.faulty == 6 and not progress.failed
+    assert second.calls == 0 and [replace(o, from_store=True) for o in outcomes] == again
+
+
+def test_a_cut_off_answer_is_no_success(engine_for: EngineFor, some_requests: Make) -> None:
+    with running_standin(Faults(rate_cutoff=1.0)) as server:
+        outcomes = ask_all(engine_for(server), some_requests(2))
+    assert [o.fault for o in outcomes if isinstance(o, Exchange)] == ["the answer was cut off at the token limit"] * 2
+
+
+def test_a_chain_that_eats_all_tokens_is_no_success(engine_for: EngineFor, some_requests: Make) -> None:
+    with running_standin() as server:
+        outcomes = ask_all(engine_for(server), some_requests(2, max_tokens=10))
+    assert all(isinstance(o, Exchange) and o.content == "" and o.fault and o.completion_tokens == 10 for o in outcomes)
+
+
+def test_a_changed_parser_reads_stored_answers_again_for_nothing(
+    engine_for: EngineFor, some_requests: Make, full_list: Check
+) -> None:
+    with running_standin(Faults(rate_garbage=1.0)) as server:
+        ask(engine_for(server), some_requests(5), full_list)
+        paid = server.counts["answered"]
+        outcomes, _ = ask(engine_for(server), some_requests(5), accept_all)
+        assert server.counts["answered"] == paid
+    assert all(isinstance(o, Exchange) and o.fault is None and o.repair_of is None for o in outcomes)
+
+
+def test_an_error_in_the_check_surfaces_and_the_answers_are_kept(
+    engine_for: EngineFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    def broken(request: Request, content: str) -> str | None:
+        raise ZeroDivisionError("parser bug")
+
+    requests = some_requests(8)
+    with running_standin() as server:
+        with pytest.raises(ZeroDivisionError, match="parser bug"):
+            ask_all(engine_for(server), requests, broken)
+        assert len(store.has([r.key for r in requests])) == server.counts["answered"] > 0
+    assert store.reserved("all").tokens == 0
+
+
+def test_an_error_in_the_input_surfaces_after_what_was_answered(
+    engine_for: EngineFor, some_requests: Make, full_list: Check
+) -> None:
+    async def stream() -> AsyncIterator[Request]:
+        for request in some_requests(12):
+            yield request
+        raise LookupError("the source broke off")
+
+    async def collect(engine: Engine) -> list[Exchange | Failure]:
+        got: list[Exchange | Failure] = []
+        with pytest.raises(LookupError, match="broke off"):
+            async for outcome in engine.ask(stream(), full_list):
+                got.append(outcome)
+        return got
+
+    with running_standin(Faults(latency_s=0.05)) as server:
+        got = asyncio.run(collect(engine_for(server, start_in_flight=12)))
+        assert len(got) == server.counts["answered"] > 0
+
+
+def test_an_answer_is_handed_out_while_the_input_is_still_waiting(
+    engine_for: EngineFor, some_requests: Make, full_list: Check
+) -> None:
+    async def run(engine: Engine) -> int:
+        answered = asyncio.Event()
+
+        async def stream() -> AsyncIterator[Request]:
+            for request in some_requests(3):
+                yield request
+                await asyncio.wait_for(answered.wait(), 5)
+                answered.clear()
+
+        count = 0
+        async for _ in engine.ask(stream(), full_list):
+            count += 1
+            answered.set()
+        return count
+
+    with running_standin() as server:
+        assert asyncio.run(run(engine_for(server))) == 3
+
+
+def test_the_input_is_read_no_further_than_the_output_is_taken(
+    engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore
+) -> None:
+    read = 0
+
+    async def stream() -> AsyncIterator[Request]:
+        nonlocal read
+        for request in some_requests(400):
+            read += 1
+            yield request
+
+    async def run(engine: Engine) -> None:
+        async with aclosing(engine.ask(stream(), full_list)) as outcomes:
+            await anext(outcomes)
+            await asyncio.sleep(0.4)
+
+    with running_standin() as server:
+        asyncio.run(run(engine_for(server, max_in_flight=8)))
+        assert 1 <= server.counts["answered"] <= read <= 1 + 3 * 8
+    assert store.reserved("all").tokens == 0
+
+
+def test_leaving_early_ends_every_task_and_counts_what_was_in_flight(
+    engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore
+) -> None:
+    async def run(engine: Engine) -> set[asyncio.Task[object]]:
+        async with aclosing(engine.ask(some_requests(1000), full_list)) as outcomes:
+            await anext(outcomes)
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    with running_standin(Faults(latency_s=0.1)) as server:
+        assert asyncio.run(run(engine_for(server))) == set()
+        assert server.counts["answered"] < 100
+    assert store.reserved("all").tokens == 0
+    assert store.spent("all").tokens > 0
+
+
+def test_the_key_stays_out_of_errors_progress_and_the_store(
+    engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore, tmp_path: Path
+) -> None:
+    secret = "sk-plantedsecret-0123456789"
+    lines: list[str] = []
+    with running_standin(api_key="another") as server:
+        engine = engine_for(server, key=secret)
+        try:
+            ask_all(engine, some_requests(3), full_list, on_progress=lambda p: lines.append(p.line + repr(p)))
+        except EndpointRefused as error:
+            lines += ["refused", *traceback.format_exception(error), repr(engine), str(engine.endpoint)]
+    with running_standin(Faults(rate_garbage=0.5, rate_500=0.2), api_key=secret) as server:
+        lines += [repr(o) for o in ask_all(engine_for(server, key=secret), some_requests(10), full_list)]
+    store.close()
+    assert "refused" in lines
+    assert secret not in "\n".join(lines)
+    assert all(secret.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_model_that_the_endpoint_does_not_serve_stops_the_run(
+    engine_for: EngineFor, some_requests: Make, full_list: Check
+) -> None:
+    requests = [replace(r, sampling=replace(r.sampling, model="deepseek-chat")) for r in some_requests(50)]
+    with running_standin() as server, pytest.raises(EndpointRefused, match=r"refuses deepseek-chat.*model name"):
+        ask_all(engine_for(server), requests, full_list)
+
+
+def test_progress_is_one_line_with_what_a_person_asks_for(
+    engine_for: EngineFor, some_requests: Make, full_list: Check
+) -> None:
+    lines: list[str] = []
+    with running_standin(Faults(latency_s=0.05)) as server:
+        engine = engine_for(server, max_in_flight=4)
+        ask_all(engine, some_requests(40), full_list, on_progress=lambda p: lines.append(p.line), every_s=0.1)
+    assert len(lines) > 2
+    assert lines[-1].startswith("40/40 done, 0 stored, 40 calls, ")
+    assert "in flight of 4" in lines[0] and "left" in lines[1] and "$0.00" in lines[-1]
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("3", 3.0), ("0.5", 0.5), (None, None), ("soon", None), ("-1", 0.0)])
+def test_retry_after_is_read_as_seconds(header: str | None, seconds: float | None) -> None:
+    assert retry_after_s(header) == seconds
+
+
+def test_retry_after_is_read_as_a_date() -> None:
+    assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert (retry_after_s("Wed, 21 Oct 2099 07:28:00 GMT") or 0) > 1e6

@@ -1,0 +1,149 @@
+"""The stand-in teacher: it reads only the prompt, judges by shared words, and speaks the protocol."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from salt_water import PASSAGES, ranking_prompt
+
+from inference.exchange import Request
+from inference.lexical import best_first, helpful, misleading, read, weigh
+from inference.standin import MODEL, Faults, running_standin
+from inference.standin_answers import VERSION, answer, read_prompt
+
+QUERY = "Why do sailors die of thirst at sea?"
+GOLD = "Osmosis: salt draws water through the membrane of every cell until it dries out."
+words = st.sampled_from(["osmosis", "water", "cells", "salted", "the", "boil", "17", "é", "membranes", ""])
+texts = st.lists(words, max_size=12).map(" ".join)
+
+
+def ids(content: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\[(\d+)\]", content)]
+
+
+def said(prompt: str) -> tuple[str, str]:
+    result = answer([{"role": "system", "content": "You judge."}, {"role": "user", "content": prompt}])
+    return result.content, result.reasoning
+
+
+@given(st.lists(texts, min_size=1, max_size=20), texts)
+def test_a_ranking_names_every_passage_once(passages: list[str], query: str) -> None:
+    listing = "\n".join(f"[{i}] {text}" for i, text in enumerate(passages, 1))
+    content, _ = said(f"Query: {query}\nPassages:\n{listing}\nTask: rank the passages.")
+    assert sorted(ids(content)) == list(range(1, len(passages) + 1))
+    assert content.count(" > ") == len(passages) - 1
+
+
+@given(st.lists(texts, min_size=2, max_size=8, unique=True), texts, st.randoms())
+def test_a_judgement_does_not_depend_on_the_order_of_the_passages(passages: list[str], query: str, rng: object) -> None:
+    shuffled = list(passages)
+    rng.shuffle(shuffled)  # type: ignore[attr-defined]
+    one, other = weigh(query, None, passages).evidence, weigh(query, None, shuffled).evidence
+    assert [passages[i] for i in best_first(one)] == [shuffled[i] for i in best_first(other)]
+
+
+@given(st.lists(texts, max_size=20), texts, texts)
+def test_no_passage_both_helps_and_misleads(passages: list[str], query: str, gold: str) -> None:
+    evidence = weigh(query, gold, passages).evidence
+    assert not set(helpful(evidence)) & set(misleading(evidence))
+
+
+def test_the_answer_shows_what_helps_where_the_query_alone_misleads() -> None:
+    with_gold, chain = said(ranking_prompt(QUERY, GOLD, "choose the passages that help"))
+    without, _ = said(ranking_prompt(QUERY, None, "choose the passages that help"))
+    assert ids(with_gold) == [2] and ids(without) != [2]
+    assert "[2] shares" in chain and "osmosis" in chain
+    assert ids(said(ranking_prompt(QUERY, GOLD, "choose the passages that mislead"))[0]) == [4]
+
+
+def test_where_nothing_is_shared_nothing_is_chosen() -> None:
+    content, chain = said(ranking_prompt("Who won the chess title?", "Karpov", "choose the passages that help"))
+    assert content == "None" and "No passage stands out" in chain
+
+
+def test_a_chain_cites_the_words_that_it_judges_by_and_ends_with_the_order() -> None:
+    content, chain = said(ranking_prompt("Does salt water dry out a cell?"))
+    assert chain.startswith("The query is about ") and "salt" in chain
+    first = ids(content)[0]
+    assert first == 2 and f"[{first}] speaks of " in chain and f"So [{first}] comes first" in chain
+    for number, cited in re.findall(r"\[(\d+)\] speaks of ([^.]*)\.", chain):
+        held = set(read(PASSAGES[int(number) - 1]).stems)
+        assert all(set(read(word).stems) <= held for word in cited.split(", "))
+
+
+def test_a_prompt_is_read_to_its_last_list_and_a_query_may_span_lines() -> None:
+    text = ranking_prompt("First line.\nPassages:\nmore of the query", "two\nlines", "choose the passages that help")
+    prompt = read_prompt(text)
+    assert prompt is not None
+    assert prompt.query == "First line.\nPassages:\nmore of the query" and prompt.answer == "two\nlines"
+    assert prompt.numbers == (1, 2, 3, 4) and prompt.passages == PASSAGES
+
+
+def test_a_repair_turn_is_answered_by_the_prompt_before_it() -> None:
+    prompt = ranking_prompt("Does salt water dry out a cell?")
+    talk = [{"role": "user", "content": prompt}, {"role": "assistant", "content": "[1"}]
+    assert answer([*talk, {"role": "user", "content": "That answer cannot be used."}]).content == said(prompt)[0]
+
+
+def test_a_question_without_passages_gets_a_sentence_that_says_so() -> None:
+    assert "answers only prompts that list passages" in said("What is the capital of France?")[0]
+
+
+def test_faults_are_drawn_by_seed_prompt_and_attempt_in_the_shares_asked_for() -> None:
+    faults = Faults(rate_429=0.1, rate_500=0.2, rate_garbage=0.3, seed=5)
+    drawn = [faults.pick(f"prompt {i}", 1) for i in range(4000)]
+    assert drawn == [faults.pick(f"prompt {i}", 1) for i in range(4000)]
+    shares = {name: drawn.count(name) / 4000 for name in set(drawn)}
+    assert shares == pytest.approx({"429": 0.1, "500": 0.2, "garbage": 0.3, "none": 0.4}, abs=0.03)
+    assert len({faults.pick("prompt 1", attempt) for attempt in range(40)}) == 4
+
+
+def fetch(url: str, body: object = None) -> tuple[int, dict[str, object]]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_it_speaks_the_protocol_and_says_what_it_is(some_requests: Callable[..., list[Request]]) -> None:
+    question = {"model": MODEL, "messages": list(some_requests(1)[0].messages)}
+    with running_standin() as server:
+        assert fetch(f"{server.base_url}/models")[1]["data"][0]["id"] == MODEL  # type: ignore[index]
+        status, completion = fetch(f"{server.base_url}/chat/completions", question)
+        assert fetch(f"{server.base_url}/chat/completions", {"model": MODEL})[0] == 400
+        assert fetch(f"{server.base_url}/chat/completions", {**question, "model": "other"})[0] == 404
+        health = fetch(server.base_url.replace("/v1", "/healthz"))[1]
+    assert status == 200 and completion["system_fingerprint"] == VERSION and completion["model"] == MODEL
+    assert health == {"status": "ok", "version": VERSION, "counts": {"answered": 1}}
+
+
+def test_it_runs_as_a_program_that_prints_its_address() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "inference.standin", "--port", "0", "--rate-500", "1"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        try:
+            status, _ = fetch(f"{url}/chat/completions", {"model": MODEL, "messages": []})
+        finally:
+            process.terminate()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", url) and status == 500
+
+
+def test_a_port_in_use_is_named() -> None:
+    with running_standin() as server:
+        port = int(server.base_url.split(":")[2].split("/")[0])
+        with pytest.raises(RuntimeError, match=f"cannot listen on 127.0.0.1:{port}"), running_standin(port=port):
+            pass

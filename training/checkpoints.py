@@ -1,0 +1,153 @@
+"""What a finished training run leaves behind: weights, tokenizer, prompt template and a card that says where from.
+
+`write_checkpoint` fills the job's temporary folder and returns the TrainResult; `jobs.publish` makes it final. The
+folder loads as it is in transformers, vLLM and (with the template beside it) RankLLM. Deliberately absent: optimizer
+state; a stage is short here and starts again from its inputs.
+"""
+
+import platform
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from ranking.prompts import load_template
+from training.examples import RankingExample
+from training.jobs import LeftOut, RlJob, SftJob, TrainResult
+from training.recipes import SEAMS, Recipe
+from training.student import best_device, save_student
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "safetensors")
+
+
+class TrainingDataError(RuntimeError):
+    """Rows that a stage cannot train on; the message counts them and names the reasons."""
+
+
+def read_rows(path: Path, split: str) -> list[dict[str, Any]]:
+    """The rows of one split, ordered by row_id so that a seed means the same on any machine."""
+    rows = pl.read_parquet(path).filter(pl.col("split") == split).sort("row_id")
+    return rows.to_dicts()
+
+
+def require(examples: Sequence[RankingExample], left_out: Sequence[LeftOut], path: Path, split: str) -> None:
+    """Raise TrainingDataError when nothing is left to train on."""
+    if not examples:
+        reasons = "; ".join(sorted({item.reason for item in left_out})) or f"no row has split {split!r}"
+        raise TrainingDataError(
+            f"{path}: none of {len(left_out)} {split} rows fits the recipe: {reasons}. "
+            f"Raise the token budgets in the recipe or the profile, or materialize training_set with more rows."
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide what comes out."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
+
+
+def hardware() -> str:
+    """The device that did the work."""
+    import torch
+
+    if best_device() == "cuda":
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def write_checkpoint(
+    part: Path,
+    job: SftJob | RlJob,
+    model: Any,
+    tokenizer: Any,
+    *,
+    examples: Sequence[RankingExample],
+    left_out: Sequence[LeftOut],
+    history: Sequence[dict[str, float]],
+    tokens: int,
+    started: float,
+    train_seconds: float,
+) -> TrainResult:
+    """Save everything but result.json into `part`; `started` is the process's start in time.time() seconds."""
+    weights = save_student(model, tokenizer, part)
+    write_template(job.recipe, part)
+    result = TrainResult(
+        stage=job.stage,
+        job=job.sha256,
+        recipe=job.recipe.name,
+        recipe_sha256=job.recipe.sha256,
+        release=job.release,
+        model=job.model,
+        seed=job.seed,
+        seconds=time.time() - started,
+        versions=versions(),
+        hardware=hardware(),
+        weights_sha256=weights,
+        rows_used=len(examples),
+        rows_left_out=tuple(left_out),
+        queries_cut=sum(example.query_cut for example in examples),
+        steps=len(history),
+        tokens=tokens,
+        step_seconds=train_seconds / max(1, len(history)),
+        history=tuple(history),
+    )
+    (part / "README.md").write_text(model_card(job, result, licences(job.rows, job.stage)), encoding="utf-8")
+    return result
+
+
+def write_template(recipe: Recipe, folder: Path) -> None:
+    """The prompt template beside the weights, in RankLLM's format."""
+    from ranking.prompts import TEMPLATES
+
+    name = recipe.contract.template
+    source = Path(name) if name.endswith((".yaml", ".yml")) else TEMPLATES / f"{name}.yaml"
+    (folder / "prompt_template.yaml").write_bytes(source.read_bytes())
+
+
+def licences(rows: Path, split: str) -> list[tuple[str, str, int]]:
+    """(source, licence, rows) of the data a stage read, most rows first."""
+    table = pl.read_parquet(rows, columns=["split", "source", "license"]).filter(pl.col("split") == split)
+    counted = table.group_by("source", "license").len().sort(["len", "source", "license"], descending=[True, False, False])
+    return [(str(source), str(license_), count) for source, license_, count in counted.iter_rows()]
+
+
+def model_card(job: SftJob | RlJob, result: TrainResult, data: Sequence[tuple[str, str, int]]) -> str:
+    """The README.md of a checkpoint."""
+    recipe = job.recipe
+    choices = yaml.safe_dump(recipe.model_dump(include=set(SEAMS)), sort_keys=False, default_flow_style=None, width=110)
+    last = result.history[-1] if result.history else {}
+    final = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
+    return "\n".join(
+        [
+            f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [reranking, rankmill, {job.stage}]\n---",
+            f"# {recipe.name}: {job.stage} checkpoint",
+            f"{recipe.description} A listwise reranker: give it the messages of `prompt_template.yaml`"
+            " (RankLLM's format) and read the order from its answer.",
+            "| what | value |\n|---|---|",
+            *(
+                f"| {name} | {value} |"
+                for name, value in {
+                    "stage": job.stage,
+                    "starts from": f"{job.model.path.rsplit('/', 1)[-1]} ({job.model.sha256})",
+                    "release": job.release,
+                    "recipe sha256": recipe.sha256,
+                    "job sha256": job.sha256,
+                    "weights sha256": result.weights_sha256,
+                    "prompt template sha256": load_template(recipe.contract.template).sha256,
+                    "seed": job.seed,
+                    "rows used / left out": f"{result.rows_used} / {len(result.rows_left_out)}",
+                    "steps, tokens, seconds": f"{result.steps}, {result.tokens}, {result.seconds:.0f}",
+                    "hardware": result.hardware,
+                    "last step": final,
+                    **{f"{name} version": version for name, version in result.versions.items()},
+                }.items()
+            ),
+            "\n## Training data\n",
+            "| source | licence | rows |\n|---|---|---|",
+            *(f"| {source} | {licence} | {count} |" for source, licence, count in data),
+            f"\n## Recipe\n\n```yaml\n{choices}```\n",
+        ]
+    )

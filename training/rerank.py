@@ -1,0 +1,247 @@
+"""Reranking of first-stage candidates by a student (METHOD.md section 5), a process of its own.
+
+    python -m training.rerank JOB.json [JOB.json ...]       # several students share the imports
+
+Advances the sliding windows of all queries together, writes greedily, reads each answer strictly; a malformed one is
+counted by kind and falls back to what can be recovered of its order. Each job leaves run.parquet (domain, qid, docid,
+rank, score), calls.parquet (one row a model call) and result.json. Deliberately absent: metrics; scoring a run is
+`ranking.metrics`, and whoever scores it reads the malformed rate beside it.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ranking.decoding import Window, decode_all, sliding_window
+from ranking.parsing import parse_answer, recover_order
+from ranking.prompts import load_template
+from training.examples import prompt_length, ranking_prompt
+from training.host import keep_memory
+from training.jobs import LeftOut, RerankJob, RerankResult, finished, publish, weights_sha256, workspace
+from training.reporting import Reporter, open_reporter
+
+CANDIDATE_COLUMNS = ["domain", "qid", "query", "docid", "rank", "text"]
+CALL_SCHEMA = {
+    "domain": pl.String,
+    "qid": pl.String,
+    "round": pl.Int32,
+    "docids": pl.List(pl.String),
+    "prompt_hash": pl.String,
+    "completion": pl.String,
+    "fault": pl.String,
+    "prompt_tokens": pl.Int32,
+    "completion_tokens": pl.Int32,
+    "seconds": pl.Float64,
+}
+
+
+class CandidatesError(ValueError):
+    """A candidates file that cannot be reranked; the message names the file and the fault."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query and its first-stage list, best first."""
+
+    domain: str
+    qid: str
+    text: str
+    docids: tuple[str, ...]
+    passages: tuple[str, ...]
+
+
+@dataclass
+class Ranker:
+    """Asks a student to order windows, and keeps a row of every call."""
+
+    job: RerankJob
+    writer: Any
+    queries: Sequence[Query]
+    reporter: Reporter
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    rounds: int = 0
+
+    def __call__(self, windows: list[Window]) -> list[tuple[int, ...]]:
+        """The windows' positions in their new order; one batch of calls."""
+        from training.generate import Decoding
+
+        recipe, decoding = self.job.recipe, self.job.recipe.decoding
+        self.rounds += 1
+        prompts = [self._prompt(window) for window in windows]
+        orders: list[tuple[int, ...]] = [window.positions for window in windows]
+        how = Decoding(max_new_tokens=decoding.max_new_tokens, batch=decoding.batch)
+        faults = 0
+        for done, (index, completion) in enumerate(self.writer.write(prompts, how), start=1):
+            window = windows[index]
+            answer = parse_answer(completion.text, len(window.positions), recipe.contract.think)
+            order = answer.order
+            if order is None:
+                faults += 1
+                order = recover_order(completion.text, len(window.positions))
+            orders[index] = tuple(window.positions[place] for place in order)
+            query = self.queries[window.query]
+            self.calls.append(
+                {
+                    "domain": query.domain,
+                    "qid": query.qid,
+                    "round": self.rounds,
+                    "docids": [query.docids[position] for position in window.positions],
+                    "prompt_hash": hashlib.sha256(json.dumps(prompts[index]).encode()).hexdigest(),
+                    "completion": completion.text,
+                    "fault": None if answer.fault is None else str(answer.fault),
+                    "prompt_tokens": len(completion.prompt_ids),
+                    "completion_tokens": len(completion.ids),
+                    "seconds": completion.seconds,
+                }
+            )
+            if done % decoding.batch == 0 or done == len(windows):
+                metrics = {"round": self.rounds, "malformed_rate": faults / done}
+                self.reporter.step(f"rerank {self.job.student}", done, len(windows), metrics)
+        return orders
+
+    def _prompt(self, window: Window) -> list[dict[str, str]]:
+        query, recipe = self.queries[window.query], self.job.recipe
+        passages = [query.passages[position] for position in window.positions]
+        return ranking_prompt(
+            self.writer.tokenizer, recipe, query.text, passages, recipe.decoding.passage_tokens
+        )[0]
+
+
+def run(job: RerankJob, reporter: Reporter, started: float | None = None) -> RerankResult:
+    """Do the job, or return its stored result."""
+    if (done := finished(job)) is not None:
+        reporter.note(f"rerank: nothing to do, {job.folder} is finished")
+        return done
+    started = time.time() if started is None else started
+    from training.checkpoints import hardware, versions
+    from training.curves import quiet
+    from training.generate import Writer
+    from training.student import best_device, load_student, load_tokenizer, resolve
+
+    quiet()
+    source = resolve(job.model, job.base_cache)
+    # Inference keeps no small differences: bf16 weights halve what every token must read.
+    dtype = "bfloat16" if job.recipe.model.bf16 else "float32"
+    writer = Writer(load_student(source, dtype=dtype), load_tokenizer(source), bf16=False)
+    everything = read_queries(job.candidates)
+    queries, left_out = fitting(everything, job, writer)
+    reporter.note(f"rerank {job.student}: {len(queries)} queries on {best_device()}, {len(left_out)} left out")
+    decoding = job.recipe.decoding
+    ranker = Ranker(job, writer, queries, reporter)
+    counts = [min(decoding.top, len(query.docids)) for query in queries]
+    begun = time.time()
+    orders = decode_all(counts, sliding_window(decoding.window, decoding.step), ranker)
+    seconds = time.time() - begun
+    final = {(query.domain, query.qid): order for query, order in zip(queries, orders, strict=True)}
+    with workspace(job) as part:
+        run_rows(everything, final).write_parquet(part / "run.parquet")
+        pl.DataFrame(ranker.calls, schema=CALL_SCHEMA).write_parquet(part / "calls.parquet")
+        malformed = Counter(call["fault"] for call in ranker.calls if call["fault"])
+        prompt_tokens = sum(call["prompt_tokens"] for call in ranker.calls)
+        completion_tokens = sum(call["completion_tokens"] for call in ranker.calls)
+        result = RerankResult(
+            stage=job.stage,
+            job=job.sha256,
+            recipe=job.recipe.name,
+            recipe_sha256=job.recipe.sha256,
+            release=job.release,
+            model=job.model,
+            seed=job.seed,
+            seconds=time.time() - started,
+            versions=versions(),
+            hardware=hardware(),
+            student=job.student,
+            weights_sha256=weights_sha256(Path(source)) if Path(source).is_dir() else job.model.sha256,
+            template_sha256=load_template(job.recipe.contract.template).sha256,
+            queries=len(everything),
+            calls=len(ranker.calls),
+            malformed=dict(malformed),
+            malformed_rate=malformed.total() / max(1, len(ranker.calls)),
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            seconds_per_query=seconds / max(1, len(queries)),
+            tokens_per_query=(prompt_tokens + completion_tokens) / max(1, len(queries)),
+            rows_left_out=tuple(left_out),
+        )
+        publish(part, job, result)
+    return result
+
+
+def read_queries(path: Path) -> list[Query]:
+    """Queries with their candidates in first-stage order. Raises CandidatesError naming a missing column."""
+    table = pl.read_parquet(path)
+    missing = [column for column in CANDIDATE_COLUMNS if column not in table.columns]
+    if missing:
+        raise CandidatesError(f"{path}: no column {', '.join(missing)}; materialize candidates again")
+    grouped = (
+        table.select(CANDIDATE_COLUMNS)
+        .sort("domain", "qid", "rank")
+        .group_by("domain", "qid", maintain_order=True)
+        .agg(pl.col("query").first(), "docid", "text")
+    )
+    return [
+        Query(domain, qid, query, tuple(docids), tuple(texts))
+        for domain, qid, query, docids, texts in grouped.iter_rows()
+    ]
+
+
+def fitting(queries: Sequence[Query], job: RerankJob, writer: Any) -> tuple[list[Query], list[LeftOut]]:
+    """Queries whose longest window fits into the model's context; the others keep the first stage's order, named."""
+    recipe, decoding = job.recipe, job.recipe.decoding
+    room = getattr(writer.model.config, "max_position_embeddings", None)
+    # A budget that bounds every window spares tokenizing all of them: passages, query and instructions.
+    kept, left_out = [], []
+    for query in queries:
+        longest = sorted(query.passages[: decoding.top], key=len)[-decoding.window :]
+        prompt, _ = ranking_prompt(writer.tokenizer, recipe, query.text, longest, decoding.passage_tokens)
+        length = prompt_length(writer.tokenizer, prompt) + decoding.max_new_tokens
+        if room is not None and length > room:
+            reason = f"a window may take {length} tokens, the model holds {room}"
+            left_out.append(LeftOut(row_id=f"{query.domain}/{query.qid}", reason=reason))
+        else:
+            kept.append(query)
+    return kept, left_out
+
+
+def run_rows(queries: Sequence[Query], orders: dict[tuple[str, str], tuple[int, ...]]) -> pl.DataFrame:
+    """All candidates in their final order, scores strictly falling with rank; what was not reranked keeps its place."""
+    frames = []
+    for query in queries:
+        count = len(query.docids)
+        head = orders.get((query.domain, query.qid), ())
+        order = [*head, *range(len(head), count)]
+        frames.append(
+            pl.DataFrame(
+                {
+                    "domain": [query.domain] * count,
+                    "qid": [query.qid] * count,
+                    "docid": [query.docids[position] for position in order],
+                    "rank": range(1, count + 1),
+                    "score": [float(count - place) for place in range(count)],
+                },
+                schema_overrides={"rank": pl.Int32},
+            )
+        )
+    return pl.concat(frames)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the job files named on the command line, one after the other."""
+    started = time.time()
+    keep_memory()
+    with open_reporter() as reporter:
+        for path in argv:
+            run(RerankJob.model_validate_json(Path(path).read_bytes()), reporter, started)
+            started = time.time()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

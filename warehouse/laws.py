@@ -1,0 +1,99 @@
+"""The lake's laws as questions to the lake: each returns the offending rows in words, and nothing where it holds."""
+
+import json
+from collections.abc import Sequence
+
+import polars as pl
+
+from warehouse.contamination import contaminated
+from warehouse.curation import ReleaseSettings, curate, whole_rows
+from warehouse.cards import never_train_on
+from warehouse.lake import Lake
+from warehouse.ledger import latest
+from warehouse.releases import UnknownRelease, read_release, release_sha256
+
+KEYS = {
+    "queries": ("domain", "qid"), "passages": ("domain", "docid"), "candidates": ("domain", "qid", "docid"),
+    "exchanges": ("domain", "purpose", "key"), "rankings": ("ranking_id",), "consistent_rankings": ("ranking_id",),
+    "training_rows": ("release", "row_id"), "releases": ("release",), "models": ("model",),
+    "rerank_runs": ("run", "recipe", "domain", "qid", "docid"),
+}  # fmt: skip
+READS_SNAPSHOT = ("teacher_rankings", "mined_judgements", "sft_model", "rl_model", "benchmark_runs")
+
+
+def counts_that_do_not_add_up(lake: Lake, asset: str) -> list[str]:
+    """Every dropped row leaves a rejection, and in = out + rejected."""
+    made = lake.read("materializations", {"asset": asset})
+    counted = dict(
+        lake.read("rejections", {"asset": asset, "stage": asset}).group_by("partition_key").len().iter_rows()
+    )
+    return [
+        f"{asset} {row['partition_key']}: {row['rows_in']} in, {row['rows_out']} out, {row['rows_rejected']} rejected, "
+        f"{counted.get(row['partition_key'], 0)} rejections kept"
+        for row in made.iter_rows(named=True)
+        if row["rows_in"] != row["rows_out"] + row["rows_rejected"]
+        or row["rows_rejected"] != counted.get(row["partition_key"], 0)
+    ]
+
+
+def work_without_a_snapshot(lake: Lake, assets: Sequence[str] = READS_SNAPSHOT) -> list[str]:
+    """Nothing is labelled, trained or scored without the id of a snapshot that exists."""
+    known = set(lake.snapshots()["snapshot_id"].to_list())
+    made = lake.read("materializations").filter(pl.col("asset").is_in(list(assets)))
+    return [
+        f"{row['asset']} {row['partition_key']}: read snapshot {row['read_snapshot']}, which does not exist"
+        for row in made.iter_rows(named=True)
+        if row["read_snapshot"] not in known
+    ]
+
+
+def ids_used_twice(lake: Lake) -> list[str]:
+    """Ids are never reused."""
+    found = []
+    for table, keys in KEYS.items():
+        rows = lake.read(table, columns=keys)
+        repeated = rows.filter(rows.is_duplicated()).unique().head(3)
+        found += [f"{table}: {' / '.join(map(str, row))} stands more than once" for row in repeated.iter_rows()]
+    return found
+
+
+def releases_that_changed(lake: Lake) -> list[str]:
+    """A release is immutable: its rows still hash to its name."""
+    found = []
+    for release in lake.read("releases", columns=["release"])["release"]:
+        rows = read_release(lake, release)
+        if release_sha256(rows.drop("release")) != release:
+            found.append(f"release {release[:12]}: its {rows.height} rows no longer hash to its name")
+    return found
+
+
+def releases_that_cannot_be_rebuilt(lake: Lake) -> list[str]:
+    """A reader can rebuild any past release from the snapshot that it read."""
+    found = []
+    for row in lake.read("releases").iter_rows(named=True):
+        at, domains = row["read_snapshot"], pl.col("domain").is_in(row["domains"])
+        queries = lake.read("queries", snapshot=at).filter(domains)
+        kept = lake.read("consistent_rankings", columns=["domain", "ranking_id", "consistency"], snapshot=at)
+        rankings = lake.read("rankings", snapshot=at).filter(domains).join(kept, on=["domain", "ranking_id"])
+        rows = whole_rows(rankings, queries, lake.read("passages", snapshot=at).filter(domains))
+        benchmarks = never_train_on(lake.read("benchmarks", snapshot=at), queries)
+        again = curate(rows, benchmarks, ReleaseSettings(**json.loads(row["settings"])))
+        if release_sha256(again.rows) != row["release"]:
+            found.append(f"release {row['release'][:12]}: snapshot {at} gives {again.rows.height} rows of another hash")
+    return found
+
+
+def released_rows_in_a_benchmark(lake: Lake) -> list[str]:
+    """No row of the newest release overlaps a benchmark or a held-out query (exact, or a shared 13-gram)."""
+    made = latest(lake, "training_set")
+    if made is None:
+        raise UnknownRelease("there is no release yet. Materialize training_set first.")
+    rows = read_release(lake, made.figures["release"])
+    queries = lake.read("queries").filter(pl.col("domain").is_in(rows["domain"].unique().to_list()))
+    findings = contaminated(
+        rows.select(key="row_id", text="query"), never_train_on(lake.read("benchmarks"), queries)
+    )
+    return [
+        f"row {key}: {test} overlap with {benchmark} query {item}: {shared}"
+        for key, benchmark, item, test, shared in findings.iter_rows()
+    ]

@@ -1,0 +1,58 @@
+"""Rows of `models`: which weights there are, and from what they were made."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import polars as pl
+
+from warehouse.lake import Lake, canonical_sha256, now
+from warehouse.ledger import rejected
+
+
+class UnknownModel(LookupError):
+    """No such model in the lake."""
+
+
+class Trained(Protocol):
+    """What a training process reports of its result."""
+
+    stage: str
+    job: str
+    recipe: str
+    recipe_sha256: str
+    release: str
+    seed: int
+    seconds: float
+    versions: dict[str, str]
+    hardware: str
+    weights_sha256: str
+    steps: int
+    tokens: int
+    history: tuple[dict[str, float], ...]
+    model: Any
+
+
+def model_row(result: Trained, *, recipe: str, path: str) -> dict[str, Any]:
+    """A row of `models`. Its id is the hash of job and weights, so an id is never given twice."""
+    return {
+        "model": canonical_sha256([result.job, result.weights_sha256])[:24], "recipe": recipe,
+        "recipe_sha256": result.recipe_sha256, "stage": result.stage, "parent": result.model.sha256,
+        "release": result.release, "job_sha256": result.job, "weights_sha256": result.weights_sha256, "path": path,
+        "seed": result.seed, "steps": result.steps, "tokens": result.tokens, "seconds": result.seconds,
+        "versions": json.dumps({**result.versions, "hardware": result.hardware}, sort_keys=True),
+        "history": json.dumps(result.history), "created_at": now(),
+    }  # fmt: skip
+
+
+def newest_model(lake: Lake, recipe: str, stage: str) -> Mapping[str, Any]:
+    """The newest row of a recipe's stage. Raises UnknownModel."""
+    rows = lake.read("models", {"recipe": recipe, "stage": stage}).sort("created_at")
+    if rows.is_empty():
+        raise UnknownModel(f"there is no {stage} model of recipe {recipe!r} yet. Materialize {stage}_model first.")
+    return rows.row(-1, named=True)
+
+
+def left_out_rows(asset: str, rows: Sequence[tuple[str, str]]) -> pl.DataFrame:
+    """Rejections for training rows that a process could not use, from (row_id, reason)."""
+    return rejected(asset, [(row_id, "not_trained_on", reason) for row_id, reason in rows])

@@ -1,0 +1,91 @@
+"""Which sources are active in a home: one small YAML file, so that the command line, the UI and schedules agree.
+
+Without a file the shipped seed is active. `rankmill run --sources DIR` replaces the list; the lake keeps the history.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from warehouse.hub import HubName
+from warehouse.sources import FolderSource, HubSource, PackageSource, Source, folder_sources, seed_sources
+
+SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Active:
+    """One active source: a domain's name, where its rows come from, and how many queries are taken at most."""
+
+    domain: str
+    kind: Literal["folder", "package", "hub"]
+    location: str
+    limit: int | None = None
+
+    def source(self) -> Source:
+        """The source itself."""
+        if self.kind == "folder":
+            return FolderSource(Path(self.location), self.domain)
+        if self.kind == "package":
+            return PackageSource(self.domain)  # type: ignore[arg-type]
+        name: HubName = self.location  # type: ignore[assignment]
+        return HubSource(name, self.domain)
+
+
+class Registry:
+    """The active sources of a home, kept in `path`."""
+
+    def __init__(self, path: Path, seed: Path) -> None:
+        """`path` is the YAML file, `seed` the folder of the shipped seed."""
+        self.path = path
+        self.seed = seed
+
+    def active(self) -> list[Active]:
+        """The active sources in the order of their domains."""
+        if not self.path.is_file():
+            return self._seed(None)
+        entries = yaml.safe_load(self.path.read_text("utf-8"))["sources"]
+        return sorted((Active(**entry) for entry in entries), key=lambda active: active.domain)
+
+    def domain(self, domain: str) -> Active:
+        """The active source of a domain. Raises LookupError naming those there are."""
+        for active in self.active():
+            if active.domain == domain:
+                return active
+        known = ", ".join(active.domain for active in self.active())
+        raise LookupError(f"no active source has the domain {domain!r}. Active: {known}. Add one with --sources DIR.")
+
+    def activate(self, sources: list[str], limit: int | None) -> list[Active]:
+        """Make `sources` (folders, `seed`, or `hf:<name>`) the active ones and return them; nothing is read yet."""
+        chosen: dict[str, Active] = {}
+        for given in sources:
+            if given == SEED:
+                found = self._seed(limit)
+            elif given.startswith("hf:"):
+                name = given.removeprefix("hf:")
+                found = [Active(name, "hub", name, limit)]
+            else:
+                found = [Active(s.domain, "folder", str(s.path), limit) for s in folder_sources([Path(given)])]
+            for active in found:
+                if active.domain in chosen and chosen[active.domain] != active:
+                    raise ValueError(
+                        f"two sources are named {active.domain!r}: {chosen[active.domain].location} and "
+                        f"{active.location}. Rename one folder: each becomes a domain of its own name."
+                    )
+                chosen[active.domain] = active
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        part.write_text(yaml.safe_dump({"sources": [asdict(active) for active in chosen.values()]}), "utf-8")
+        part.replace(self.path)
+        return self.active()
+
+    def _seed(self, limit: int | None) -> list[Active]:
+        found = []
+        for source in seed_sources(self.seed):
+            if isinstance(source, FolderSource):
+                found.append(Active(source.domain, "folder", str(source.path), limit))
+            else:
+                found.append(Active(source.domain, "package", source.domain, limit))
+        return sorted(found, key=lambda active: active.domain)
