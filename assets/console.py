@@ -1,7 +1,4 @@
-"""What a run says on its process's own logger: the assets' words, not Dagster's events.
-
-The front door listens to the logger PROGRESS and shows it; the web UI reads the same words from the event log.
-"""
+"""The logger that a run speaks on: the front door listens to PROGRESS, the web UI reads the event log."""
 
 import logging
 
@@ -10,19 +7,11 @@ import dagster as dg
 PROGRESS = "rankmill.progress"
 
 
-@dg.logger(description="Passes on what assets say with context.log; leaves out Dagster's own events.")
+@dg.logger(description="Passes events and what assets say on to whoever listens in this process.")
 def console(_: dg.InitLoggerContext) -> logging.Logger:
-    """The progress logger, without the records of Dagster's events."""
+    """The progress logger; silent until somebody listens."""
     logger = logging.getLogger(PROGRESS)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)  # Dagster logs its events at this level
     logger.propagate = False
-    if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
-        logger.addHandler(logging.NullHandler())
-        logger.addFilter(_is_spoken_by_an_asset)
+    logger.addHandler(logging.NullHandler())
     return logger
-
-
-def _is_spoken_by_an_asset(record: logging.LogRecord) -> bool:
-    meta = getattr(record, "dagster_meta", None) or {}
-    event = meta.get("dagster_event") if isinstance(meta, dict) else getattr(meta, "dagster_event", None)
-    return event is None

@@ -138,8 +138,6 @@ def _result(
             metadata[title] = dg.MetadataValue.md(picture(title, png))
         for title, path in made.links.items():
             metadata[title] = dg.MetadataValue.path(path)
-    summary = f"{row.rows_in} in, {row.rows_out} out, {row.rows_rejected} rejected"
-    context.log.info(f"{name}: {'nothing changed; ' if made is None else ''}{summary}")
     return dg.MaterializeResult(asset_key=name, metadata=metadata, data_version=dg.DataVersion(row.content_sha256))
 
 

@@ -124,8 +124,8 @@ def serving(teacher: TeacherSettings) -> Iterator[str]:
         return
     from inference.standin import running_standin
 
-    with running_standin() as base_url:
-        yield base_url
+    with running_standin() as standin:
+        yield standin.base_url
 
 
 def exchange_rows(

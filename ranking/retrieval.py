@@ -85,7 +85,7 @@ def first_stage(queries: pl.DataFrame, passages: pl.DataFrame, depth: int = 100)
     ordered = passages.sort("docid")
     texts = [titled(title, text) for title, text in ordered.select("title", "text").iter_rows()]
     retriever = Bm25(ordered["docid"].to_list(), texts)
-    excluded = [set(docids or ()) for docids in queries["excluded_docids"]]
+    excluded = [set(docids or ()) for docids in queries["excluded_docids"].to_list()]
     hits = retriever.search(queries["text"].to_list(), depth, excluded)
     names = queries.select("qid").with_row_index("query").cast({"query": pl.Int64})
     return hits.join(names, on="query", maintain_order="left").select(

@@ -16,7 +16,7 @@ class RunProgress(logging.Handler):
 
     def __init__(self, console: Console) -> None:
         """`console` is where a person looks: stderr, so that stdout stays free for results."""
-        super().__init__(logging.INFO)
+        super().__init__(logging.DEBUG)
         self.console = console
         self.started = time.monotonic()
         self.status: Status | None = None
@@ -39,8 +39,10 @@ class RunProgress(logging.Handler):
         """One record of Dagster's log manager: an event, or what an asset said."""
         meta = getattr(record, "dagster_meta", {})
         event = meta.get("dagster_event")
-        if event is None:
+        if event is None and record.levelno >= logging.INFO:
             self._say(str(meta.get("orig_message") or record.getMessage()))
+        elif event is None:
+            return
         elif event.event_type_value == "ASSET_MATERIALIZATION":
             materialization = event.event_specific_data.materialization
             self._made(materialization.asset_key.path[-1], materialization.metadata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable
@@ -211,6 +212,24 @@ def test_an_error_in_the_check_surfaces_and_the_answers_are_kept(
     assert store.reserved("all").tokens == 0
 
 
+def test_an_error_surfaces_though_the_input_never_ends(
+    engine_for: EngineFor, some_requests: Make, full_list: Check
+) -> None:
+    async def stream() -> AsyncIterator[Request]:
+        yield some_requests(1)[0]
+        await asyncio.Event().wait()
+
+    def broken(request: Request, content: str) -> str | None:
+        raise ZeroDivisionError("parser bug")
+
+    async def drain(engine: Engine) -> None:
+        async for _ in engine.ask(stream(), broken):
+            pass
+
+    with running_standin() as server, pytest.raises(ZeroDivisionError):
+        asyncio.run(asyncio.wait_for(drain(engine_for(server)), 5))
+
+
 def test_an_error_in_the_input_surfaces_after_what_was_answered(
     engine_for: EngineFor, some_requests: Make, full_list: Check
 ) -> None:
@@ -287,7 +306,9 @@ def test_leaving_early_ends_every_task_and_counts_what_was_in_flight(
         assert asyncio.run(run(engine_for(server))) == set()
         assert server.counts["answered"] < 100
     assert store.reserved("all").tokens == 0
-    assert store.spent("all").tokens > 0
+    with sqlite3.connect(store.path) as con:
+        kinds = dict(con.execute("SELECT kind, count(*) FROM spend GROUP BY kind").fetchall())
+    assert kinds["answer"] >= 1 and kinds["presumed"] >= 1
 
 
 def test_the_key_stays_out_of_errors_progress_and_the_store(
