@@ -10,12 +10,17 @@ from assets.resources import Factory
 label_domain = dg.define_asset_job(
     "label_domain",
     selection=dg.AssetSelection.assets(
-        "queries", "passages", "human_judgements", "candidates", "mined_judgements", "teacher_rankings",
+        "queries",
+        "passages",
+        "human_judgements",
+        "candidates",
+        "mined_judgements",
+        "teacher_rankings",
         "consistent_rankings",
     ),
     partitions_def=domains,
     description="One domain from its source to consistent rankings.",
-)  # fmt: skip
+)
 release_training_set = dg.define_asset_job(
     "release_training_set",
     selection=dg.AssetSelection.assets("benchmarks", "training_set", "data_quality_report", "dataset_card"),

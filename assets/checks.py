@@ -1,4 +1,7 @@
-"""Asset checks: every law of the lake, and what must hold before a release is trained on."""
+"""Asset checks: the laws of the lake, and what must hold before a release is trained on.
+
+That counts add up is checked by every asset itself (assets/production.py).
+"""
 
 from collections.abc import Callable
 
@@ -10,11 +13,6 @@ from warehouse.lake import Lake
 from warehouse.ledger import latest
 from warehouse.releases import read_release
 
-ASSETS = (
-    "queries", "passages", "human_judgements", "benchmarks", "candidates", "mined_judgements", "teacher_rankings",
-    "consistent_rankings", "training_set", "data_quality_report", "dataset_card", "sft_model", "rl_model",
-    "benchmark_runs", "leaderboard",
-)  # fmt: skip
 SHOWN = 10
 
 
@@ -34,10 +32,6 @@ def _check(
     return check
 
 
-def _counts(asset: str) -> Callable[[Lake], list[str]]:
-    return lambda lake: laws.counts_that_do_not_add_up(lake, asset)
-
-
 def _empty_splits(lake: Lake) -> list[str]:
     made = latest(lake, "training_set")
     assert made is not None  # the check runs after its asset
@@ -51,34 +45,68 @@ def _lists_without_both_labels(lake: Lake) -> list[str]:
     return [
         f"row {row['row_id']}: {len(row['relevant'])} relevant of {len(row['docids'])} passages"
         for row in rows.iter_rows(named=True)
-        if not 2 <= len(row["docids"]) <= 20 or not 0 < len(row["relevant"]) < len(row["docids"])
+        if not 2 <= len(row["docids"]) <= 20
+        or not 0 < len(row["relevant"]) < len(row["docids"])
         or sorted(row["final_order"]) != list(range(len(row["docids"])))
-    ]  # fmt: skip
+    ]
 
 
 checks = [
-    *(
-        _check(asset, "counts_add_up", "Rows in = rows out + rejected, and every rejected row is kept with its reason.",
-               _counts(asset), "Materialize it again; if it stays, a step loses rows without a reason.")
-        for asset in ASSETS
+    _check(
+        "teacher_rankings",
+        "snapshots_are_known",
+        "Nothing is labelled without the id of the snapshot it read.",
+        lambda lake: laws.work_without_a_snapshot(lake, ("mined_judgements", "teacher_rankings")),
+        "Materialize the asset named again.",
     ),
-    _check("teacher_rankings", "snapshots_are_known", "Nothing is labelled without the id of the snapshot it read.",
-           lambda lake: laws.work_without_a_snapshot(lake, ("mined_judgements", "teacher_rankings")),
-           "Materialize the asset named again."),
-    _check("benchmark_runs", "snapshots_are_known", "Nothing is trained or scored without the id of the snapshot it read.",
-           lambda lake: laws.work_without_a_snapshot(lake, ("sft_model", "rl_model", "benchmark_runs")),
-           "Materialize the asset named again."),
-    _check("training_set", "ids_are_unique", "No id stands for two things.", laws.ids_used_twice,
-           "Look at the rows named with `rankmill lake query`."),
-    _check("training_set", "no_benchmark_overlap", "No released row overlaps a benchmark or a held-out query.",
-           laws.released_rows_in_a_benchmark, "Nothing is trained on this release. Materialize training_set again."),
-    _check("training_set", "releases_are_immutable", "The rows of every release hash to its name.",
-           laws.releases_that_changed, "Somebody altered the lake's files; restore them from a backup."),
-    _check("training_set", "releases_can_be_rebuilt", "Every release follows again from the snapshot that it read.",
-           laws.releases_that_cannot_be_rebuilt, "The code of curation has changed what it makes; raise CODE_VERSION.",
-           blocking=False),
-    _check("training_set", "lists_hold_both_labels", "Lists of 2 to 20 passages, some relevant and some not.",
-           _lists_without_both_labels, "Nothing is trained on this release. Materialize training_set again."),
-    _check("training_set", "splits_are_filled", "There are rows for SFT and for RL.", _empty_splits,
-           "Add queries, or lower alpha in the profile."),
-]  # fmt: skip
+    _check(
+        "benchmark_runs",
+        "snapshots_are_known",
+        "Nothing is trained or scored without the id of the snapshot it read.",
+        lambda lake: laws.work_without_a_snapshot(lake, ("sft_model", "rl_model", "benchmark_runs")),
+        "Materialize the asset named again.",
+    ),
+    _check(
+        "training_set",
+        "ids_are_unique",
+        "No id stands for two things.",
+        laws.ids_used_twice,
+        "Look at the rows named with `rankmill lake query`.",
+    ),
+    _check(
+        "training_set",
+        "no_benchmark_overlap",
+        "No released row overlaps a benchmark or a held-out query.",
+        laws.released_rows_in_a_benchmark,
+        "Nothing is trained on this release. Materialize training_set again.",
+    ),
+    _check(
+        "training_set",
+        "releases_are_immutable",
+        "The rows of every release hash to its name.",
+        laws.releases_that_changed,
+        "Somebody altered the lake's files; restore them from a backup.",
+    ),
+    _check(
+        "training_set",
+        "releases_can_be_rebuilt",
+        "Every release follows again from the snapshot that it read.",
+        laws.releases_that_cannot_be_rebuilt,
+        "The code of curation has changed what it makes; raise CODE_VERSION.",
+        blocking=False,
+    ),
+    _check(
+        "training_set",
+        "lists_hold_both_labels",
+        "Lists of 2 to 20 passages, some relevant and some not.",
+        _lists_without_both_labels,
+        "Nothing is trained on this release. Materialize training_set again.",
+    ),
+    _check(
+        "training_set",
+        "splits_are_filled",
+        "There are rows for SFT and for RL.",
+        _empty_splits,
+        "Add queries, or lower alpha in the profile.",
+    ),
+]

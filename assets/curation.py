@@ -6,7 +6,7 @@ import dagster as dg
 import polars as pl
 
 from assets.partitions import domains
-from assets.production import Made, Shop, own, produce
+from assets.production import Made, Shop, law, own, produce
 from assets.resources import Factory
 from ranking.consistency import consistency
 from warehouse import cards, pictures
@@ -17,7 +17,13 @@ from warehouse.releases import release_writes
 from warehouse.reports import write_report
 
 
-@dg.asset(group_name="curation", partitions_def=domains, deps=["teacher_rankings"], kinds={"duckdb", "polars"})
+@dg.asset(
+    check_specs=law("consistent_rankings"),
+    group_name="curation",
+    partitions_def=domains,
+    deps=["teacher_rankings"],
+    kinds={"duckdb", "polars"},
+)
 def consistent_rankings(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """Teacher rankings that agree with the judgements that count (NDCG@10 >= alpha)."""
     alpha = factory.settings.profile.alpha
@@ -33,10 +39,15 @@ def consistent_rankings(context: dg.AssetExecutionContext, factory: Factory) -> 
         )
         product = Product(
             (Replace("consistent_rankings", rows, {"domain": shop.partition_key}),),
-            content_sha256(rows, ["ranking_id"]), scored.height, rows.height, dropped,
+            content_sha256(rows, ["ranking_id"]),
+            scored.height,
+            rows.height,
+            dropped,
             {"kept_share": rows.height / max(1, scored.height), "values": sorted(scored["consistency"].to_list())},
-        )  # fmt: skip
-        plot = pictures.histogram(scored["consistency"].to_list(), alpha, "NDCG@10 of the ranking against the judgements")
+        )
+        plot = pictures.histogram(
+            scored["consistency"].to_list(), alpha, "NDCG@10 of the ranking against the judgements"
+        )
         return {"consistent_rankings": Made(product, rows.drop("domain"), {"consistency_histogram": plot})}
 
     reads = [("teacher_rankings", own(context.partition_key))]
@@ -44,9 +55,11 @@ def consistent_rankings(context: dg.AssetExecutionContext, factory: Factory) -> 
 
 
 @dg.asset(
-    group_name="curation", deps=["queries", "passages", "teacher_rankings", "consistent_rankings", "benchmarks"],
+    check_specs=law("training_set"),
+    group_name="curation",
+    deps=["queries", "passages", "teacher_rankings", "consistent_rankings", "benchmarks"],
     kinds={"duckdb", "polars"},
-)  # fmt: skip
+)
 def training_set(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """All domains: deduplicated, decontaminated, split into sft, rl and dev, and released as an immutable version."""
     settings = factory.settings.profile.release
@@ -75,7 +88,7 @@ def training_set(context: dg.AssetExecutionContext, factory: Factory) -> Iterato
     yield from produce(context, factory, reads=reads, settings=settings.model_dump(), work=work)
 
 
-@dg.asset(group_name="curation", deps=["training_set"], kinds={"html"})
+@dg.asset(check_specs=law("data_quality_report"), group_name="curation", deps=["training_set"], kinds={"html"})
 def data_quality_report(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """The page that an auditor reads first: funnel, consistency, rejections with examples, overlap, cost."""
     profile = factory.settings.profile
@@ -92,7 +105,7 @@ def data_quality_report(context: dg.AssetExecutionContext, factory: Factory) -> 
     )
 
 
-@dg.asset(group_name="curation", deps=["training_set"], kinds={"markdown"})
+@dg.asset(check_specs=law("dataset_card"), group_name="curation", deps=["training_set"], kinds={"markdown"})
 def dataset_card(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """The card that travels with a release: composition, funnel, teacher, licences, decontamination, known gaps."""
 

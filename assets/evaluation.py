@@ -9,12 +9,22 @@ import dagster as dg
 import polars as pl
 
 from assets.partitions import recipes
-from assets.production import Made, Shop, own, produce
+from assets.production import Made, Shop, law, own, produce
 from assets.resources import Factory
 from assets.training import WITHOUT_KEY
 from training.jobs import ModelRef, RerankJob, base_model, command, finished
 from warehouse import pictures
-from warehouse.evaluation import ALL_DOMAINS, STAGES, candidate_texts, held_out, leaderboard as board_of, page_rows, score
+from warehouse.evaluation import (
+    ALL_DOMAINS,
+    STAGES,
+    candidate_texts,
+    held_out,
+    page_rows,
+    score,
+)
+from warehouse.evaluation import (
+    leaderboard as board_of,
+)
 from warehouse.lake import Replace, canonical_sha256, content_sha256
 from warehouse.ledger import Product, latest
 from warehouse.models import newest_model
@@ -26,9 +36,13 @@ CALL_COLUMNS = ("domain", "qid", "docids", "completion", "fault", "prompt_tokens
 
 
 @dg.asset(
-    group_name="evaluation", partitions_def=recipes, deps=[*INPUTS, "sft_model", "rl_model"],
-    kinds={"pytorch", "huggingface"}, pool="accelerator",
-)  # fmt: skip
+    check_specs=law("benchmark_runs"),
+    group_name="evaluation",
+    partitions_def=recipes,
+    deps=[*INPUTS, "sft_model", "rl_model"],
+    kinds={"pytorch", "huggingface"},
+    pool="accelerator",
+)
 def benchmark_runs(
     context: dg.AssetExecutionContext, factory: Factory, pipes: dg.PipesSubprocessClient
 ) -> Iterator[dg.MaterializeResult]:
@@ -37,25 +51,39 @@ def benchmark_runs(
     recipe, evaluation = settings.recipe(name), settings.profile.evaluation
 
     def work(shop: Shop) -> dict[str, Made]:
-        qrels = shop.read_active("judgements").filter(pl.col("origin") == "human").select("domain", "qid", "docid", "grade")
+        qrels = (
+            shop.read_active("judgements").filter(pl.col("origin") == "human").select("domain", "qid", "docid", "grade")
+        )
         queries = held_out(shop.read_active("queries"), qrels, evaluation.queries_per_domain, evaluation.seed)
         first = candidate_texts(queries, shop.read_active("candidates"), shop.read_active("passages"))
         path, digest = _keep(first, settings.home / "work")
         jobs = {
             stage: RerankJob(
-                recipe=recipe, release=release, model=model, candidates=path, candidates_sha256=digest,
-                student=stage, output=settings.models / name, cache=settings.models / "base", seed=settings.profile.seed,
+                recipe=recipe,
+                release=release,
+                model=model,
+                candidates=path,
+                candidates_sha256=digest,
+                student=stage,
+                output=settings.models / name,
+                cache=settings.models / "base",
+                seed=settings.profile.seed,
             )
             for stage, model, release in _students(shop, name, recipe)
-        }  # fmt: skip
+        }
         waiting = [job for job in jobs.values() if finished(job) is None]
         if waiting:
             pipes.run(command=command(*waiting), context=context, env=WITHOUT_KEY)
-        runs = [first.select(*RUN_COLUMNS, run=pl.lit(f"bm25-{digest[:12]}"), stage=pl.lit("bm25"), model=pl.lit("bm25"))]
+        runs = [
+            first.select(*RUN_COLUMNS, run=pl.lit(f"bm25-{digest[:12]}"), stage=pl.lit("bm25"), model=pl.lit("bm25"))
+        ]
         calls = []
         for stage, job in jobs.items():
             if finished(job) is None:
-                raise dg.Failure(f"reranking by {stage} ended without a result in {job.folder}; see the log above, then materialize benchmark_runs again.")
+                raise dg.Failure(
+                    f"reranking by {stage} ended without a result in {job.folder}. Its output stands in this run's log; "
+                    "mend the cause and materialize benchmark_runs again: finished work is kept."
+                )
             about = {"run": job.folder.name, "stage": stage, "model": _model_id(shop, name, stage, job.model)}
             literals = {key: pl.lit(value) for key, value in about.items()}
             runs.append(pl.read_parquet(job.folder / "run.parquet").select(*RUN_COLUMNS, **literals))
@@ -66,33 +94,48 @@ def benchmark_runs(
             )
         wanted = qrels.join(queries, on=["domain", "qid"], how="semi")
         scored = [
-            score(run, wanted).with_columns(run=pl.lit(run["run"][0]), stage=pl.lit(run["stage"][0]), model=pl.lit(run["model"][0]))
+            score(run, wanted).with_columns(
+                run=pl.lit(run["run"][0]), stage=pl.lit(run["stage"][0]), model=pl.lit(run["model"][0])
+            )
             for run in runs
         ]
         this = {"recipe": name}
         run_rows, call_rows, scores = (
-            pl.concat(frames, how="vertical_relaxed").with_columns(recipe=pl.lit(name)) for frames in (runs, calls, scored)
+            pl.concat(frames, how="vertical_relaxed").with_columns(recipe=pl.lit(name))
+            for frames in (runs, calls, scored)
         )
         scores = scores.with_columns(fused=pl.lit(False))
         faults = call_rows["fault"].is_not_null().sum()
         product = Product(
-            (Replace("rerank_runs", run_rows, this), Replace("rerank_calls", call_rows, this), Replace("scores", scores, this)),
-            content_sha256(scores, ["stage", "domain", "qid", "measure"]), queries.height, queries.height,
-            figures={"calls": call_rows.height, "malformed_rate": faults / max(1, call_rows.height),
-                     "candidates_sha256": digest, "settings": _settings(recipe)},
-        )  # fmt: skip
+            (
+                Replace("rerank_runs", run_rows, this),
+                Replace("rerank_calls", call_rows, this),
+                Replace("scores", scores, this),
+            ),
+            content_sha256(scores, ["stage", "domain", "qid", "measure"]),
+            queries.height,
+            queries.height,
+            figures={
+                "calls": call_rows.height,
+                "malformed_rate": faults / max(1, call_rows.height),
+                "candidates_sha256": digest,
+                "settings": _settings(recipe),
+            },
+        )
         return {"benchmark_runs": Made(product, call_rows.select("stage", "domain", "qid", "fault", "completion"))}
 
     active = factory.active_domains()
     reads = [*((asset, active) for asset in INPUTS), ("sft_model", own(name)), ("rl_model", own(name))]
     identity = {
-        "recipe": recipe.sha256_of(*RerankJob.seams), "base": base_model(recipe).sha256,
-        "queries": evaluation.queries_per_domain, "seed": evaluation.seed,
-    }  # fmt: skip
+        "recipe": recipe.sha256_of(*RerankJob.seams),
+        "base": base_model(recipe).sha256,
+        "queries": evaluation.queries_per_domain,
+        "seed": evaluation.seed,
+    }
     yield from produce(context, factory, reads=reads, settings=identity, work=work)
 
 
-@dg.asset(group_name="evaluation", deps=["benchmark_runs"], kinds={"duckdb", "html"})
+@dg.asset(check_specs=law("leaderboard"), group_name="evaluation", deps=["benchmark_runs"], kinds={"duckdb", "html"})
 def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """Every recipe and stage beside the first stage, with intervals and costs; nothing is selected."""
     evaluation = factory.settings.profile.evaluation
@@ -102,27 +145,56 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
         current = pl.col("recipe").is_in(made)
         scores, calls = shop.read("scores").filter(current), shop.read("rerank_calls").filter(current)
         models = shop.read("models")
-        board = board_of(scores, calls, shop.read_active("queries").filter(pl.col("split") != "train"), models,
-                         evaluation.resamples, evaluation.seed)  # fmt: skip
-        notes = {name: (latest(shop.lake, "benchmark_runs", name) or shop.inputs[0]).figures["settings"] for name in made}
-        board = board.with_columns(settings=pl.col("recipe").replace_strict({n: json.dumps(s) for n, s in notes.items()}))
+        board = board_of(
+            scores,
+            calls,
+            shop.read_active("queries").filter(pl.col("split") != "train"),
+            models,
+            evaluation.resamples,
+            evaluation.seed,
+        )
+        notes = {
+            name: (latest(shop.lake, "benchmark_runs", name) or shop.inputs[0]).figures["settings"] for name in made
+        }
+        board = board.with_columns(
+            settings=pl.col("recipe").replace_strict({n: json.dumps(s) for n, s in notes.items()})
+        )
         rows = page_rows(board)
         bars = pictures.leaderboard_bars([row for row in rows if row["recipe"] == made[0]])
         path = write_report(
-            factory.settings.reports / "leaderboard.html", "leaderboard.html.j2",
-            {"rows": rows, "picture": data_uri(bars), "settings": [f"{n}: {_prose(s)}" for n, s in notes.items()],
-             "models": _model_cards(models, board), "calls": _examples(calls)},
-        )  # fmt: skip
+            factory.settings.reports / "leaderboard.html",
+            "leaderboard.html.j2",
+            {
+                "rows": rows,
+                "picture": data_uri(bars),
+                "settings": [f"{n}: {_prose(s)}" for n, s in notes.items()],
+                "models": _model_cards(models, board),
+                "calls": _examples(calls),
+            },
+        )
         product = Product(
-            (Replace("leaderboard", board),), content_sha256(board.drop("seconds_per_query"), ["recipe", "domain", "stage"]),
-            board.height, board.height,
-            figures={f"ndcg10_{row['stage']}": row["value"] for row in rows if row["domain"] == ALL_DOMAINS and row["recipe"] == made[0]},
-        )  # fmt: skip
-        shown = pl.DataFrame([{k: row[k] for k in ("recipe", "domain", "stage", "queries", "value", "low", "high", "malformed_rate")} for row in rows])
+            (Replace("leaderboard", board),),
+            content_sha256(board.drop("seconds_per_query"), ["recipe", "domain", "stage"]),
+            board.height,
+            board.height,
+            figures={
+                f"ndcg10_{row['stage']}": row["value"]
+                for row in rows
+                if row["domain"] == ALL_DOMAINS and row["recipe"] == made[0]
+            },
+        )
+        shown = pl.DataFrame(
+            [
+                {k: row[k] for k in ("recipe", "domain", "stage", "queries", "value", "low", "high", "malformed_rate")}
+                for row in rows
+            ]
+        )
         return {"leaderboard": Made(product, shown, {"leaderboard_bars": bars}, {"report": str(path)})}
 
     if not made:
-        raise dg.Failure("no recipe was evaluated yet. Materialize benchmark_runs of a recipe first.", allow_retries=False)
+        raise dg.Failure(
+            "no recipe was evaluated yet. Materialize benchmark_runs of a recipe first.", allow_retries=False
+        )
     settings = {"resamples": evaluation.resamples, "seed": evaluation.seed, "page": 1}
     yield from produce(context, factory, reads=[("benchmark_runs", made)], settings=settings, work=work)
 
@@ -151,12 +223,18 @@ def _keep(first: pl.DataFrame, folder: Path) -> tuple[Path, str]:
 
 def _settings(recipe: Any) -> dict[str, Any]:
     return {
-        "first_stage": "bm25(k1=0.9,b=0.4) over title and text", "query_retrieved": "text", "query_reranked": "text",
-        "decoding": recipe.decoding.model_dump(), "fusion": recipe.fusion.name, "repeats": 1, "temperature": 0,
-        "template": recipe.contract.template, "think": recipe.contract.think,
+        "first_stage": "bm25(k1=0.9,b=0.4) over title and text",
+        "query_retrieved": "text",
+        "query_reranked": "text",
+        "decoding": recipe.decoding.model_dump(),
+        "fusion": recipe.fusion.name,
+        "repeats": 1,
+        "temperature": 0,
+        "template": recipe.contract.template,
+        "think": recipe.contract.think,
         "passage_tokens": recipe.decoding.passage_tokens or recipe.units.passage_tokens,
         "recipe_sha256": canonical_sha256(recipe.model_dump(mode="json")),
-    }  # fmt: skip
+    }
 
 
 def _prose(settings: dict[str, Any]) -> str:
@@ -184,5 +262,8 @@ def _examples(calls: pl.DataFrame) -> list[dict[str, Any]]:
     return [
         row
         for stage in STAGES
-        for row in ordered.filter(pl.col("stage") == stage).group_by("domain", maintain_order=True).head(1).iter_rows(named=True)
+        for row in ordered.filter(pl.col("stage") == stage)
+        .group_by("domain", maintain_order=True)
+        .head(1)
+        .iter_rows(named=True)
     ]

@@ -6,7 +6,7 @@ import dagster as dg
 import polars as pl
 
 from assets.partitions import domains
-from assets.production import Made, Shop, own, produce
+from assets.production import Made, Shop, law, own, produce
 from assets.resources import Factory
 from flows import labelling
 from ranking.agreement import agreement
@@ -19,8 +19,12 @@ SOURCES = ("queries", "passages", "human_judgements")
 
 
 @dg.asset(
-    group_name="labels", partitions_def=domains, deps=["queries", "passages"], kinds={"duckdb", "polars"},
-)  # fmt: skip
+    check_specs=law("candidates"),
+    group_name="labels",
+    partitions_def=domains,
+    deps=["queries", "passages"],
+    kinds={"duckdb", "polars"},
+)
 def candidates(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """First-stage candidates of every query: BM25 (k1 0.9, b 0.4, stems), best first, excluded_docids left out."""
     depth = factory.settings.profile.candidates
@@ -32,10 +36,13 @@ def candidates(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[
         without = queries.join(found, on="qid", how="anti")["qid"]
         dropped = rejected("candidates", [(qid, "no_candidate", "no passage shares a word with it") for qid in without])
         product = Product(
-            (Replace("candidates", rows, {"domain": shop.partition_key}),), content_sha256(rows, ["qid", "rank"]),
-            queries.height, queries.height - dropped.height, dropped,
+            (Replace("candidates", rows, {"domain": shop.partition_key}),),
+            content_sha256(rows, ["qid", "rank"]),
+            queries.height,
+            queries.height - dropped.height,
+            dropped,
             {"candidates": rows.height, "candidates_per_query": rows.height / max(1, queries.height)},
-        )  # fmt: skip
+        )
         return {"candidates": Made(product, rows.drop("domain"))}
 
     key = own(context.partition_key)
@@ -44,17 +51,23 @@ def candidates(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[
 
 
 @dg.asset(
-    group_name="labels", partitions_def=domains, deps=[*SOURCES, "candidates"], kinds={"openai", "duckdb"},
+    check_specs=law("mined_judgements"),
+    group_name="labels",
+    partitions_def=domains,
+    deps=[*SOURCES, "candidates"],
+    kinds={"openai", "duckdb"},
     pool="teacher",
-)  # fmt: skip
+)
 def mined_judgements(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """What the teacher, shown the gold answer, calls positive and hard negative; measured against people."""
     profile, domain = factory.settings.profile, context.partition_key
     judged_by = profile.labels.judged_by(domain)
     settings = {
-        "teacher": factory.teacher_identity(), "labels": profile.labels.model_dump(), "judged_by": judged_by,
+        "teacher": factory.teacher_identity(),
+        "labels": profile.labels.model_dump(),
+        "judged_by": judged_by,
         "prompts": [load_template(purpose).sha256 for purpose in labelling.MINING],
-    }  # fmt: skip
+    }
 
     def work(shop: Shop) -> dict[str, Made]:
         pools = [] if judged_by == "human" else _pools(shop)
@@ -64,23 +77,33 @@ def mined_judgements(context: dg.AssetExecutionContext, factory: Factory) -> Ite
         human = shop.read_domain("judgements").filter(pl.col("origin") == "human")
         shown = pl.DataFrame(
             [(pool.qid, docid) for pool in pools if pool.gold_answer for docid in pool.docids],
-            schema={"qid": pl.String, "docid": pl.String}, orient="row",
-        )  # fmt: skip
+            schema={"qid": pl.String, "docid": pl.String},
+            orient="row",
+        )
         lost = mined.rejections.filter(pl.col("stage") == "mined_judgements").height
         product = Product(
             (
                 Replace("judgements", mined.rows, {"domain": domain, "origin": "teacher"}),
                 *(
-                    Replace("exchanges", bought.exchanges.filter(pl.col("purpose") == purpose), {"domain": domain, "purpose": purpose})
+                    Replace(
+                        "exchanges",
+                        bought.exchanges.filter(pl.col("purpose") == purpose),
+                        {"domain": domain, "purpose": purpose},
+                    )
                     for purpose in labelling.MINING
                 ),
             ),
-            content_sha256(mined.rows, ["qid", "docid"]), len(questions), len(questions) - lost, mined.rejections,
+            content_sha256(mined.rows, ["qid", "docid"]),
+            len(questions),
+            len(questions) - lost,
+            mined.rejections,
             {
-                **bought.figures, "positives": int((mined.rows["grade"] == 1).sum()),
-                "hard_negatives": int((mined.rows["grade"] == 0).sum()), **agreement(mined.rows, human, shown),
+                **bought.figures,
+                "positives": int((mined.rows["grade"] == 1).sum()),
+                "hard_negatives": int((mined.rows["grade"] == 0).sum()),
+                **agreement(mined.rows, human, shown),
             },
-        )  # fmt: skip
+        )
         return {"mined_judgements": Made(product, mined.rows.drop("domain"))}
 
     key = own(domain)
@@ -89,17 +112,23 @@ def mined_judgements(context: dg.AssetExecutionContext, factory: Factory) -> Ite
 
 
 @dg.asset(
-    group_name="labels", partitions_def=domains, deps=[*SOURCES, "candidates", "mined_judgements"],
-    kinds={"openai", "duckdb"}, pool="teacher",
-)  # fmt: skip
+    check_specs=law("teacher_rankings"),
+    group_name="labels",
+    partitions_def=domains,
+    deps=[*SOURCES, "candidates", "mined_judgements"],
+    kinds={"openai", "duckdb"},
+    pool="teacher",
+)
 def teacher_rankings(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """The teacher's order of each training list, with its chain; it never sees the gold answer here."""
     profile, domain = factory.settings.profile, context.partition_key
     judged_by = profile.labels.judged_by(domain)
     settings = {
-        "teacher": factory.teacher_identity(), "labels": profile.labels.model_dump(), "judged_by": judged_by,
+        "teacher": factory.teacher_identity(),
+        "labels": profile.labels.model_dump(),
+        "judged_by": judged_by,
         "prompts": [load_template("rank_teacher").sha256],
-    }  # fmt: skip
+    }
 
     def work(shop: Shop) -> dict[str, Made]:
         judged = shop.read_domain("judgements")
@@ -116,10 +145,15 @@ def teacher_rankings(context: dg.AssetExecutionContext, factory: Factory) -> Ite
                 Replace("rankings", ranked.rows, {"domain": domain}),
                 Replace("exchanges", bought.exchanges, {"domain": domain, "purpose": "rank_teacher"}),
             ),
-            content_sha256(ranked.rows, ["ranking_id"]), len(pools), ranked.rows.height,
-            pl.concat([dropped, ranked.rejections]), dict(bought.figures),
-        )  # fmt: skip
-        return {"teacher_rankings": Made(product, ranked.rows.select("qid", "relevant_docids", "final_list", "reasoning"))}
+            content_sha256(ranked.rows, ["ranking_id"]),
+            len(pools),
+            ranked.rows.height,
+            pl.concat([dropped, ranked.rejections]),
+            dict(bought.figures),
+        )
+        return {
+            "teacher_rankings": Made(product, ranked.rows.select("qid", "relevant_docids", "final_list", "reasoning"))
+        }
 
     key = own(domain)
     reads = [(asset, key) for asset in (*SOURCES, "candidates", "mined_judgements")]

@@ -1,6 +1,6 @@
 """How every asset is made: look up what it reads, hash, return early or work, commit once, report the same keys.
 
-    return produce(context, factory, reads=("queries", "passages"), settings={...}, work=lambda shop: {...})
+return produce(context, factory, reads=("queries", "passages"), settings={...}, work=lambda shop: {...})
 """
 
 import time
@@ -13,9 +13,11 @@ import polars as pl
 
 from assets.resources import Factory
 from warehouse.lake import CommitMessage, Lake
+from warehouse.laws import counts_that_do_not_add_up
 from warehouse.ledger import WHOLE, Materialization, Product, enter, input_sha256, latest
 
 CODE_VERSION = "1"
+COUNTS = "counts_add_up"
 PREVIEW_ROWS = 5
 PREVIEW_CHARACTERS = 160
 
@@ -75,7 +77,7 @@ def produce(
     if all(made is not None and made.input_sha256 == key for made in known.values()):
         for name, made in known.items():
             assert made is not None
-            yield _result(context, name, made, None, {"unchanged": True})
+            yield _result(lake, name, made, None, {"unchanged": True})
         return
     started = time.monotonic()
     snapshot = lake.snapshot()
@@ -90,7 +92,13 @@ def produce(
         message=CommitMessage(", ".join(names), context.run_id, CODE_VERSION),
     )
     for name, row in entered.items():
-        yield _result(context, name, row, made_now[name], {"unchanged": False, "snapshot": committed})
+        yield _result(lake, name, row, made_now[name], {"unchanged": False, "snapshot": committed})
+
+
+def law(asset: str) -> list[dg.AssetCheckSpec]:
+    """The check that every asset carries and `produce` answers: rows in = rows out + rejected, each with its reason."""
+    description = "Rows in = rows out + rejected, and every rejected row is kept with its reason."
+    return [dg.AssetCheckSpec(COUNTS, asset=asset, description=description, blocking=True)]
 
 
 def own(partition_key: str) -> tuple[str, ...]:
@@ -111,7 +119,7 @@ def _input(lake: Lake, asset: str, partition_key: str) -> Materialization:
 
 
 def _result(
-    context: dg.AssetExecutionContext,
+    lake: Lake,
     name: str,
     row: Materialization,
     made: Made | None,
@@ -138,7 +146,16 @@ def _result(
             metadata[title] = dg.MetadataValue.md(picture(title, png))
         for title, path in made.links.items():
             metadata[title] = dg.MetadataValue.path(path)
-    return dg.MaterializeResult(asset_key=name, metadata=metadata, data_version=dg.DataVersion(row.content_sha256))
+    offending = counts_that_do_not_add_up(lake, name)
+    counted = dg.AssetCheckResult(
+        check_name=COUNTS,
+        asset_key=name,
+        passed=not offending,
+        description="; ".join(offending[:10]) or None,
+        metadata={"offending": len(offending)},
+    )
+    version = dg.DataVersion(row.content_sha256)
+    return dg.MaterializeResult(asset_key=name, metadata=metadata, data_version=version, check_results=[counted])
 
 
 def _by_reason(rejections: pl.DataFrame) -> pl.DataFrame:

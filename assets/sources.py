@@ -1,4 +1,4 @@
-"""What comes in: queries, passages and people's judgements of each domain, and the benchmarks never to be trained on."""
+"""What comes in: queries, passages and people's judgements of each domain, and benchmarks, never to be trained on."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import dagster as dg
 import polars as pl
 
 from assets.partitions import domains
-from assets.production import Made, produce
+from assets.production import Made, law, produce
 from assets.resources import Factory
 from rankmill.settings import ROOT
 from warehouse.benchmarks import read_benchmarks
@@ -14,8 +14,11 @@ from warehouse.lake import Replace, content_sha256
 from warehouse.ledger import Product
 from warehouse.sources import read_source
 
-TABLES = {"queries": ("queries", ["qid"]), "passages": ("passages", ["docid"]),
-          "human_judgements": ("judgements", ["qid", "docid"])}  # fmt: skip
+TABLES = {
+    "queries": ("queries", ["qid"]),
+    "passages": ("passages", ["docid"]),
+    "human_judgements": ("judgements", ["qid", "docid"]),
+}
 
 
 @dg.multi_asset(
@@ -27,6 +30,7 @@ TABLES = {"queries": ("queries", ["qid"]), "passages": ("passages", ["docid"]),
         dg.AssetSpec("passages", description="The pool that a domain's queries search.", kinds={"duckdb", "polars"}),
         dg.AssetSpec("human_judgements", description="People's graded judgements (qrels).", kinds={"duckdb", "polars"}),
     ],
+    check_specs=[spec for asset in TABLES for spec in law(asset)],
 )
 def source(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """One domain's folder, package or hub data set, read once and checked at the door."""
@@ -36,24 +40,31 @@ def source(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.M
 
     def work(_: object) -> dict[str, Made]:
         tables = read_source(origin, active.limit, factory.settings.profile.seed)
-        frames = {"queries": tables.queries, "passages": tables.passages,
-                  "human_judgements": tables.judgements.with_columns(role=pl.lit("qrels"), judge=pl.lit("people"))}  # fmt: skip
+        frames = {
+            "queries": tables.queries,
+            "passages": tables.passages,
+            "human_judgements": tables.judgements.with_columns(role=pl.lit("qrels"), judge=pl.lit("people")),
+        }
         made = {}
         for asset, frame in frames.items():
             table, keys = TABLES[asset]
             where = {"domain": active.domain} | ({"origin": "human"} if table == "judgements" else {})
             dropped = tables.rejections.filter(pl.col("stage") == table).with_columns(stage=pl.lit(asset))
             product = Product(
-                (Replace(table, frame, where),), content_sha256(frame, keys),
-                frame.height + dropped.height, frame.height, dropped, {"notes": tables.notes},
-            )  # fmt: skip
+                (Replace(table, frame, where),),
+                content_sha256(frame, keys),
+                frame.height + dropped.height,
+                frame.height,
+                dropped,
+                {"notes": tables.notes},
+            )
             made[asset] = Made(product, frame.drop("domain"))
         return made
 
     yield from produce(context, factory, reads=(), settings=settings, work=work)
 
 
-@dg.asset(group_name="sources", kinds={"duckdb"})
+@dg.asset(check_specs=law("benchmarks"), group_name="sources", kinds={"duckdb"})
 def benchmarks(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """Queries of every registered benchmark: what no training row may overlap."""
     folders = sorted((ROOT / "benchmarks").glob("*.yaml"))

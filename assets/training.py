@@ -7,7 +7,7 @@ import dagster as dg
 import polars as pl
 
 from assets.partitions import recipes
-from assets.production import Made, Shop, own, produce
+from assets.production import Made, Shop, law, own, produce
 from assets.resources import Factory
 from training.jobs import ModelRef, RlJob, SftJob, TrainResult, base_model, command, finished
 from warehouse import pictures
@@ -20,7 +20,14 @@ WITHOUT_KEY = {"OPENAI_API_KEY": ""}  # a training process has no use for it
 CURVES = ("loss", "reward", "ndcg", "recall", "rbo", "malformed_rate", "kl")
 
 
-@dg.asset(group_name="training", partitions_def=recipes, deps=["training_set"], kinds={"pytorch", "huggingface"}, pool="accelerator")
+@dg.asset(
+    check_specs=law("sft_model"),
+    group_name="training",
+    partitions_def=recipes,
+    deps=["training_set"],
+    kinds={"pytorch", "huggingface"},
+    pool="accelerator",
+)
 def sft_model(
     context: dg.AssetExecutionContext, factory: Factory, pipes: dg.PipesSubprocessClient
 ) -> Iterator[dg.MaterializeResult]:
@@ -30,13 +37,20 @@ def sft_model(
 
     def work(shop: Shop) -> dict[str, Made]:
         job = SftJob(rows=_rows(shop), model=start, **_common(shop, recipe))
-        return {"sft_model": _train(context, pipes, shop, job)}
+        return {"sft_model": _train(context, pipes, job)}
 
     settings = {"recipe": recipe.sha256_of(*SftJob.seams), "model": start.sha256, "seed": factory.settings.profile.seed}
     yield from produce(context, factory, reads=[("training_set", own(""))], settings=settings, work=work)
 
 
-@dg.asset(group_name="training", partitions_def=recipes, deps=["training_set", "sft_model"], kinds={"pytorch", "huggingface"}, pool="accelerator")
+@dg.asset(
+    check_specs=law("rl_model"),
+    group_name="training",
+    partitions_def=recipes,
+    deps=["training_set", "sft_model"],
+    kinds={"pytorch", "huggingface"},
+    pool="accelerator",
+)
 def rl_model(
     context: dg.AssetExecutionContext, factory: Factory, pipes: dg.PipesSubprocessClient
 ) -> Iterator[dg.MaterializeResult]:
@@ -47,7 +61,7 @@ def rl_model(
         parent = newest_model(shop.lake, context.partition_key, "sft")
         start = ModelRef(path=parent["path"], sha256=parent["weights_sha256"])
         job = RlJob(rows=_rows(shop), model=start, **_common(shop, recipe))
-        return {"rl_model": _train(context, pipes, shop, job)}
+        return {"rl_model": _train(context, pipes, job)}
 
     reads = [("training_set", own("")), ("sft_model", own(context.partition_key))]
     settings = {"recipe": recipe.sha256_of(*RlJob.seams), "seed": factory.settings.profile.seed}
@@ -57,9 +71,12 @@ def rl_model(
 def _common(shop: Shop, recipe: Any) -> dict[str, Any]:
     settings = shop.factory.settings
     return {
-        "recipe": recipe, "release": _release(shop), "output": settings.models / recipe.name,
-        "cache": settings.models / "base", "seed": settings.profile.seed,
-    }  # fmt: skip
+        "recipe": recipe,
+        "release": _release(shop),
+        "output": settings.models / recipe.name,
+        "cache": settings.models / "base",
+        "seed": settings.profile.seed,
+    }
 
 
 def _release(shop: Shop) -> str:
@@ -72,16 +89,14 @@ def _rows(shop: Shop) -> Any:
     return export_rows(shop.lake, _release(shop), shop.factory.releases)
 
 
-def _train(
-    context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, shop: Shop, job: SftJob | RlJob
-) -> Made:
+def _train(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, job: SftJob | RlJob) -> Made:
     result = finished(job)
     if result is None:
         pipes.run(command=command(job), context=context, env=WITHOUT_KEY)
         result = finished(job)
     if result is None:
         raise dg.Failure(
-            description=f"{job.stage} ended without a result in {job.folder}. Its output stands above in this run's log; "
+            description=f"{job.stage} ended without a result in {job.folder}. Its output stands in this run's log; "
             f"mend the cause and materialize {job.stage}_model again: finished work is kept.",
             allow_retries=False,
         )
@@ -90,9 +105,13 @@ def _train(
     asset = f"{job.stage}_model"
     dropped = left_out_rows(asset, [(row.row_id, row.reason) for row in result.rows_left_out])
     product = Product(
-        (Replace("models", pl.DataFrame([row]), where),), result.weights_sha256,
-        result.rows_used + dropped.height, result.rows_used, dropped, _figures(result),
-    )  # fmt: skip
+        (Replace("models", pl.DataFrame([row]), where),),
+        result.weights_sha256,
+        result.rows_used + dropped.height,
+        result.rows_used,
+        dropped,
+        _figures(result),
+    )
     plot = pictures.curves([dict(entry) for entry in result.history], CURVES)
     return Made(product, None, {"curves": plot}, {"checkpoint": str(job.folder)})
 
@@ -100,7 +119,10 @@ def _train(
 def _figures(result: TrainResult) -> dict[str, Any]:
     last = result.history[-1] if result.history else {}
     return {
-        "release": result.release, "weights_sha256": result.weights_sha256, "steps": result.steps,
-        "trained_tokens": result.tokens, "process_seconds": round(result.seconds, 1),
+        "release": result.release,
+        "weights_sha256": result.weights_sha256,
+        "steps": result.steps,
+        "trained_tokens": result.tokens,
+        "process_seconds": round(result.seconds, 1),
         **{f"last_{name}": last[name] for name in CURVES if name in last},
-    }  # fmt: skip
+    }

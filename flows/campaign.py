@@ -95,15 +95,12 @@ def label(
     if teacher.price is not None:
         prices = prices.with_price(teacher.model, teacher.price)
     with ExchangeStore(store_path) as store:
-        before = store.has(question.request.key for question in questions)
-        if len(before) == len({question.request.key for question in questions}):
-            outcomes = _ask(questions, teacher, "http://127.0.0.1:9/v1", store, prices, name, on_progress)
-        else:
-            with serving(teacher) as base_url:
-                if flow_server:
-                    outcomes = _as_flow(questions, teacher, base_url, store, prices, name, on_progress)
-                else:
-                    outcomes = _ask(questions, teacher, base_url, store, prices, name, on_progress)
+        keys = {question.request.key for question in questions}
+        before = {record.exchange.key for record in store.records(keys)}
+        ask = _as_flow if flow_server and not keys <= before else _ask
+        # The teacher is at hand even where every first answer is stored: one of them may still want its repair turn.
+        with serving(teacher) as base_url:
+            outcomes = ask(questions, teacher, base_url, store, prices, name, on_progress)
         exchanges = exchange_rows(store, questions, outcomes, domain)
     bought = exchanges.filter(~pl.col("key").is_in(list(before)))
     return Label(
@@ -155,7 +152,11 @@ def exchange_rows(
                 "created_at": exchange.created_at, "prompt_sha256": question.template.sha256,
             }
         )  # fmt: skip
-    return pl.DataFrame(rows, schema=EXCHANGE_SCHEMA).unique("key", maintain_order=True).sort("purpose", "request_id", "key")
+    return (
+        pl.DataFrame(rows, schema=EXCHANGE_SCHEMA)
+        .unique("key", maintain_order=True)
+        .sort("purpose", "request_id", "key")
+    )
 
 
 def _ask(

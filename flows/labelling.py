@@ -161,7 +161,9 @@ def read_mining(
         for (qid, docid), exchange in sorted(picked[purpose].items())
         if role == "positive" or (qid, docid) not in picked["mine_positives"]
     ]
-    contradictions = [(f"{qid}/{docid}", "contradiction", "picked as positive and as hard negative") for qid, docid in both]
+    contradictions = [
+        (f"{qid}/{docid}", "contradiction", "picked as positive and as hard negative") for qid, docid in both
+    ]
     return Labels(
         pl.DataFrame(rows, schema=JUDGEMENT_SCHEMA, orient="row"),
         pl.concat([rejected(stage, refused), rejected("judgement", contradictions)]),

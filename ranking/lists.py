@@ -36,11 +36,13 @@ def assemble_list(
 ) -> TrainingList:
     """A list of at most `size` docids without exact or near duplicate texts.
 
-    All three sequences come best first. A passage whose text repeats one already taken is left out and named in
-    `duplicates` as (docid, the docid it repeats), so that one list never holds a text under two labels.
+    All three sequences come best first. A passage whose text repeats one already taken, or a positive that found no
+    room, is left out and named in `duplicates` as (docid, the docid it repeats), so that no list holds a text twice and
+    no negative has a positive's text.
     """
     list_seed = seed_of(qid, seed)
     taken: dict[str, frozenset[str]] = {}
+    surplus: dict[str, frozenset[str]] = {}
     duplicates: dict[str, str] = {}
 
     def take(docids: Sequence[str], room: int) -> int:
@@ -51,7 +53,8 @@ def assemble_list(
             if docid in taken or docid in duplicates:
                 continue
             shingles = shingles_of(texts[docid])
-            twin = next((other for other, theirs in taken.items() if jaccard(shingles, theirs) >= NEAR_DUPLICATE), None)
+            known = (*taken.items(), *surplus.items())
+            twin = next((other for other, theirs in known if jaccard(shingles, theirs) >= NEAR_DUPLICATE), None)
             if twin is not None:
                 duplicates[docid] = twin
                 continue
@@ -61,7 +64,8 @@ def assemble_list(
 
     take(positives, max(1, size // 2))
     relevant = tuple(taken)
-    # A positive beyond the cap is still a positive: it must not come back as a negative.
+    # A positive beyond the cap is still a positive: neither it nor a copy of it may come back as a negative.
+    surplus.update((docid, shingles_of(texts[docid])) for docid in positives if docid not in taken)
     negatives = [docid for docid in hard_negatives if docid not in set(positives)]
     others = [docid for docid in candidates if docid not in set(positives)]
     take(negatives, (size - len(taken)) // 2)

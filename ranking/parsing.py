@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-_LIST = re.compile(r"\s*\[\d+\](\s*>\s*\[\d+\])*\s*")
-_IDS = re.compile(r"\s*\[\d+\]([\s,]*\[\d+\])*\s*\.?\s*")
-_NUMBER = re.compile(r"\[(\d{1,6})\]")
+# One form for grammar and reader: an id that one takes and the other skips would pass a wrong list for right.
+_ID = r"\[(?:0|[1-9][0-9]{0,5})\]"
+_LIST = re.compile(rf"\s*{_ID}(\s*>\s*{_ID})*\s*")
+_IDS = re.compile(rf"\s*{_ID}([\s,]*{_ID})*\s*\.?\s*")
+_NUMBER = re.compile(r"\[(0|[1-9][0-9]{0,5})\]")
 _THINK_ANSWER = re.compile(r"\s*<think>(?P<chain>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
 _ANSWER = re.compile(r"\s*(?P<chain>)<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
 _TAG = re.compile(r"</?(?:think|answer)>")

@@ -91,11 +91,20 @@ def load_template(name: str) -> PromptTemplate:
         known = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.yaml")))
         raise TemplateError(f"no prompt template at {path}. Give a path to a .yaml file or one of: {known}.")
     content = path.read_bytes()
-    sections = yaml.safe_load(content)
+    try:
+        sections = yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise TemplateError(f"{path}: not YAML ({error}). Quote text that holds a colon, or use a block (|).") from error
     if not isinstance(sections, dict) or not {"method", "body"} <= sections.keys():
         raise TemplateError(f"{path}: a prompt template needs at least the sections 'method' and 'body'.")
     for section, known_placeholders in KNOWN_PLACEHOLDERS.items():
-        used = {field for _, field, _, _ in Formatter().parse(sections.get(section, "")) if field is not None}
+        try:
+            used = {field for _, field, _, _ in Formatter().parse(sections.get(section, "")) if field is not None}
+        except (TypeError, ValueError) as error:
+            raise TemplateError(
+                f"{path}: section {section!r} is no text with placeholders ({error}). "
+                f"Write a literal brace as {{{{ or }}}}."
+            ) from error
         if used - known_placeholders:
             raise TemplateError(
                 f"{path}: section {section!r} uses unknown placeholders {sorted(used - known_placeholders)}; "

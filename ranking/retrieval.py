@@ -30,20 +30,29 @@ class Bm25:
     texts: Sequence[str]
     k1: float = 0.9
     b: float = 0.4
-    _index: Any = field(init=False, repr=False)
+    _index: Any = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         import bm25s
 
         self.name = f"bm25(k1={self.k1},b={self.b})"
-        self._index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene")
-        self._index.index(self._tokens(self.texts), show_progress=False)
+        tokens = self._tokens(self.texts)
+        if tokens.vocab:  # bm25s cannot index a collection without a single word
+            self._index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene")
+            self._index.index(tokens, show_progress=False)
 
     def search(self, queries: Sequence[str], k: int, excluded: Sequence[Collection[str]]) -> pl.DataFrame:
         """See Retriever.search."""
+        if self._index is None or not queries:
+            return pl.DataFrame(schema={"query": pl.Int64, "docid": pl.String, "rank": pl.Int64, "score": pl.Float64})
         tokens = self._tokens(queries)
-        reach = min(len(self.docids), k + max((len(docids) for docids in excluded), default=0) + TIE_MARGIN)
+        wanted = k + max((len(docids) for docids in excluded), default=0)
+        reach = min(len(self.docids), wanted + TIE_MARGIN)
         found, scores = self._index.retrieve(tokens, k=reach, show_progress=False)
+        # bm25s cuts ties arbitrarily: where one runs on past the last hit, look further, so that the docid decides it.
+        while reach < len(self.docids) and ((scores[:, wanted - 1] == scores[:, -1]) & (scores[:, -1] > 0)).any():
+            reach = min(len(self.docids), 2 * reach)
+            found, scores = self._index.retrieve(tokens, k=reach, show_progress=False)
         hits = pl.DataFrame(
             {
                 "query": [query for query in range(len(queries)) for _ in range(reach)],
@@ -74,7 +83,7 @@ class Bm25:
         return bm25s.tokenize(list(texts), stopwords="en", stemmer=Stemmer.Stemmer("english"), show_progress=False)
 
 
-TIE_MARGIN = 20  # bm25s cuts ties at k arbitrarily; a margin beyond k lets the docid decide them instead
+TIE_MARGIN = 20  # hits asked for beyond those wanted: room for most ties at the cut
 
 
 def first_stage(queries: pl.DataFrame, passages: pl.DataFrame, depth: int = 100) -> pl.DataFrame:

@@ -44,10 +44,8 @@ class MultiViewReward:
     def __call__(
         self, texts: Sequence[str], relevant: Sequence[Sequence[int]], teacher_order: Sequence[Sequence[int]]
     ) -> RewardBatch:
-        """Rewards of B answers to B windows; window b holds len(teacher_order[b]) passages, relevant[b] of them good."""
-        answers = [
-            parse_answer(text, len(order), self.think) for text, order in zip(texts, teacher_order, strict=True)
-        ]
+        """Rewards of B answers; window b holds len(teacher_order[b]) passages, those at relevant[b] being good."""
+        answers = [parse_answer(text, len(order), self.think) for text, order in zip(texts, teacher_order, strict=True)]
         ndcg = np.array([_term(ndcg_of_order, a, set(r), self.k) for a, r in zip(answers, relevant, strict=True)])
         recall = np.array([_term(recall_of_order, a, set(r), self.k) for a, r in zip(answers, relevant, strict=True)])
         rbo = np.array(

@@ -1,7 +1,7 @@
 """TREC run and qrels files. A docid may hold any character but ASCII white space; nothing is quoted or escaped."""
 
+import math
 import os
-import tempfile
 from pathlib import Path
 
 import polars as pl
@@ -18,8 +18,8 @@ def read_run(path: Path) -> pl.DataFrame:
         qids.append(fields[0])
         docids.append(fields[2])
         try:
-            ranks.append(int(fields[3]))
-            scores.append(float(fields[4]))
+            ranks.append(_whole(fields[3]))
+            scores.append(_number(fields[4]))
         except ValueError:
             raise TrecFileError(
                 f"{path}:{number}: rank {fields[3]!r} and score {fields[4]!r} must be numbers. "
@@ -36,7 +36,7 @@ def read_qrels(path: Path) -> pl.DataFrame:
         qids.append(fields[0])
         docids.append(fields[2])
         try:
-            grades.append(int(fields[3]))
+            grades.append(_whole(fields[3]))
         except ValueError:
             raise TrecFileError(f"{path}:{number}: grade {fields[3]!r} must be a whole number.") from None
     schema = {"qid": pl.String, "docid": pl.String, "grade": pl.Int64}
@@ -44,17 +44,45 @@ def read_qrels(path: Path) -> pl.DataFrame:
 
 
 def write_run(path: Path, run: pl.DataFrame, tag: str) -> None:
-    """Write qid, docid, rank, score as a TREC run, whole or not at all."""
+    """Write qid, docid, rank, score as a TREC run, whole or not at all.
+
+    Raises TrecFileError where a qid, a docid or the tag is empty or holds white space: nobody could read the line.
+    """
+    names = run.select("qid", "docid", tag=pl.lit(tag))
+    for name in names.iter_columns():
+        broken = name.filter(name.is_null() | (name == "") | name.str.contains(r"[\t\n\x0B\x0C\r ]"))
+        if broken.len():
+            raise TrecFileError(
+                f"{path}: the {name.name} {broken[0]!r} is empty or holds white space, which ends a field of a TREC "
+                f"file. Write it as %20, in the run and in its qrels."
+            )
     lines = run.select(
         pl.format("{} Q0 {} {} {} {}\n", "qid", "docid", "rank", pl.col("score").cast(pl.String), pl.lit(tag))
     ).to_series()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(temporary).replace(path)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _whole(field: str) -> int:
+    number = int(field)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(field)
+    return number
+
+
+def _number(field: str) -> float:
+    number = float(field)
+    if math.isnan(number):
+        raise ValueError(field)
+    return number
 
 
 def _lines(path: Path, width: int, form: str):  # type: ignore[no-untyped-def]

@@ -21,18 +21,40 @@ app = typer.Typer(
 lake_app = typer.Typer(help="Look into the lake: every table, at every snapshot, read-only.", no_args_is_help=True)
 app.add_typer(lake_app, name="lake")
 
-Home = Annotated[Path | None, typer.Option("--home", help="Folder of lake, answers, models and reports. [default: .rankmill]")]
-ProfileName = Annotated[str | None, typer.Option("--profile", help="Where to run: offline, api, gpu, or a YAML file. [default: offline]")]
+Home = Annotated[
+    Path | None, typer.Option("--home", help="Folder of lake, answers, models and reports. [default: .rankmill]")
+]
+ProfileName = Annotated[
+    str | None, typer.Option("--profile", help="Where to run: offline, api, gpu, or a YAML file. [default: offline]")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program in place of a table for a person.")]
 
 
 @app.command()
 def run(
-    sources: Annotated[list[str] | None, typer.Option("--sources", help="A folder with queries.jsonl, passages.jsonl and qrels.tsv; `seed` for the shipped domains; `hf:NAME` for a Hugging Face set. Repeatable; remembered for later runs.")] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sources",
+            help="A folder with queries.jsonl, passages.jsonl and qrels.tsv; `seed` for the shipped domains; "
+            "`hf:NAME` for a Hugging Face set. Repeatable; remembered for later runs.",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Most queries a source, chosen by hash.")] = None,
-    benchmarks: Annotated[list[Path] | None, typer.Option("--benchmarks", help="A folder of benchmark queries (queries.jsonl, at any depth) that no training row may overlap. Repeatable.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Recipe to train and evaluate. Repeatable. [default: reasonrank]")] = None,
-    budget_usd: Annotated[float | None, typer.Option("--budget-usd", min=0, help="Hard limit of all spending on a teacher in this home.")] = None,
+    benchmarks: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--benchmarks",
+            help="A folder with queries.jsonl files, at any depth, that no training row may overlap. Repeatable.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", help="Recipe to train and evaluate. Repeatable. [default: reasonrank]"),
+    ] = None,
+    budget_usd: Annotated[
+        float | None, typer.Option("--budget-usd", min=0, help="Hard limit of all spending on a teacher in this home.")
+    ] = None,
     profile: ProfileName = None,
     home: Home = None,
 ) -> None:
@@ -81,7 +103,18 @@ def ui(
         _show_domains(settings)
         typer.echo(f"http://127.0.0.1:{port} (home {settings.home})")
         os.chdir(ROOT)
-        command = [sys.executable, "-m", "dagster", "dev", "-m", "assets.definitions", "-h", "127.0.0.1", "-p", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "dagster",
+            "dev",
+            "-m",
+            "assets.definitions",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+        ]
         os.execv(sys.executable, command)
 
 
@@ -99,7 +132,9 @@ def leaderboard(as_json: AsJson = False, home: Home = None) -> None:
 def score(
     run: Annotated[Path, typer.Option("--run", help="TREC run: qid Q0 docid rank score tag.")],
     qrels: Annotated[Path, typer.Option("--qrels", help="TREC qrels: qid 0 docid grade.")],
-    measures: Annotated[str, typer.Option("--measures", help="Names as in ir-measures, separated by commas.")] = "nDCG@10,R@10,R@100,RR,AP",
+    measures: Annotated[
+        str, typer.Option("--measures", help="Names as in ir-measures, separated by commas.")
+    ] = "nDCG@10,R@10,R@100,RR,AP",
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a TREC run with trec_eval's semantics; means are over all queries of the qrels."""
@@ -111,14 +146,25 @@ def score(
         per_query = evaluate(read_run(run), read_qrels(qrels), names)
         result: dict[str, Any] = {name: float(per_query[name].mean()) for name in names}  # type: ignore[arg-type]
         result["queries"] = per_query.height
-        typer.echo(json.dumps(result) if as_json else "\n".join(
-            f"{name:10} {value:.4f}" if isinstance(value, float) else f"{name:10} {value}" for name, value in result.items()
-        ))  # fmt: skip
+        typer.echo(
+            json.dumps(result)
+            if as_json
+            else "\n".join(
+                f"{name:10} {value:.4f}" if isinstance(value, float) else f"{name:10} {value}"
+                for name, value in result.items()
+            )
+        )
 
 
 @app.command()
 def rerank(
-    model: Annotated[str, typer.Option("--model", help="A model of this home (id or its beginning, or recipe/stage such as reasonrank/rl), or a checkpoint folder.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            help="A model of this home (its id, or recipe/stage such as reasonrank/rl), or a checkpoint folder.",
+        ),
+    ],
     run: Annotated[Path, typer.Option("--run", help="TREC run with the first stage's candidates.")],
     queries: Annotated[Path, typer.Option("--queries", help="queries.jsonl with qid and text.")],
     passages: Annotated[Path, typer.Option("--passages", help="passages.jsonl with docid and text (and title).")],
@@ -168,7 +214,7 @@ def snapshots(as_json: AsJson = False, home: Home = None) -> None:
 
 @lake_app.command()
 def query(
-    sql: Annotated[str, typer.Argument(help="One SELECT over the lake's tables, such as \"SELECT * FROM releases\".")],
+    sql: Annotated[str, typer.Argument(help='One SELECT over the lake\'s tables, such as "SELECT * FROM releases".')],
     as_json: AsJson = False,
     home: Home = None,
 ) -> None:
@@ -184,7 +230,9 @@ def _lake() -> Any:
 
     settings = Settings.load()
     if not settings.lake_folder.is_dir():
-        raise SettingsError(f"there is no lake in {settings.home}. Make one with `rankmill run`, or name another --home.")
+        raise SettingsError(
+            f"there is no lake in {settings.home}. Make one with `rankmill run`, or name another --home."
+        )
     return Lake.at(settings.lake_folder)
 
 
@@ -194,8 +242,15 @@ def _print_frame(frame: Any, as_json: bool) -> None:
         return
     import polars as pl
 
-    with pl.Config(tbl_rows=200, tbl_cols=50, fmt_str_lengths=60, tbl_hide_dataframe_shape=True, tbl_width_chars=200,
-                   tbl_formatting="ASCII_MARKDOWN", tbl_hide_column_data_types=True):  # fmt: skip
+    with pl.Config(
+        tbl_rows=200,
+        tbl_cols=50,
+        fmt_str_lengths=60,
+        tbl_hide_dataframe_shape=True,
+        tbl_width_chars=200,
+        tbl_formatting="ASCII_MARKDOWN",
+        tbl_hide_column_data_types=True,
+    ):
         typer.echo(str(frame))
     typer.echo(f"{frame.height} rows")
 
@@ -209,9 +264,29 @@ def _print_leaderboard(settings: Any, as_json: bool = False) -> None:
     if settings.lake_folder.is_dir():
         rows = page_rows(Lake.at(settings.lake_folder).read("leaderboard"))
     if as_json:
-        keys = ("domain", "recipe", "stage", "fused", "split", "queries", "low", "high", "versus_bm25", "versus_low",
-                "versus_high", "malformed_rate", "calls_per_query", "tokens_per_query", "seconds_per_query", "model", "release")  # fmt: skip
-        told = [{**{key: row[key] for key in keys}, **json.loads(row["measures"]), "settings": json.loads(row["settings"])} for row in rows]
+        keys = (
+            "domain",
+            "recipe",
+            "stage",
+            "fused",
+            "split",
+            "queries",
+            "low",
+            "high",
+            "versus_bm25",
+            "versus_low",
+            "versus_high",
+            "malformed_rate",
+            "calls_per_query",
+            "tokens_per_query",
+            "seconds_per_query",
+            "model",
+            "release",
+        )
+        told = [
+            {**{key: row[key] for key in keys}, **json.loads(row["measures"]), "settings": json.loads(row["settings"])}
+            for row in rows
+        ]
         typer.echo(json.dumps(told))
         return
     if not rows:
@@ -227,12 +302,22 @@ def _print_leaderboard(settings: Any, as_json: bool = False) -> None:
     for row in rows:
         asked = row["stage"] != "bm25"
         table.add_row(
-            row["recipe"], row["domain"], row["stage"], str(row["queries"]), f"{row['value']:.4f}",
-            f"{row['low']:.3f}-{row['high']:.3f}", f"{row['versus_bm25']:+.4f}" if asked else "", f"{row['recall']:.4f}",
-            f"{row['rr']:.4f}", f"{100 * row['malformed_rate']:.1f} %" if asked else "", f"{row['calls_per_query']:.1f}",
-            f"{row['tokens_per_query']:.0f}", f"{row['seconds_per_query']:.2f}",
-            style="bold" if row["best"] else "", end_section=row["stage"] == "rl",
-        )  # fmt: skip
+            row["recipe"],
+            row["domain"],
+            row["stage"],
+            str(row["queries"]),
+            f"{row['value']:.4f}",
+            f"{row['low']:.3f}-{row['high']:.3f}",
+            f"{row['versus_bm25']:+.4f}" if asked else "",
+            f"{row['recall']:.4f}",
+            f"{row['rr']:.4f}",
+            f"{100 * row['malformed_rate']:.1f} %" if asked else "",
+            f"{row['calls_per_query']:.1f}",
+            f"{row['tokens_per_query']:.0f}",
+            f"{row['seconds_per_query']:.2f}",
+            style="bold" if row["best"] else "",
+            end_section=row["stage"] == "rl",
+        )
     console = Console()
     Console(width=max(console.width, 130)).print(table)
 

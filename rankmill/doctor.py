@@ -13,7 +13,17 @@ from urllib.parse import urlsplit
 
 LEAST_DISK_GB = 5
 LEAST_MEMORY_GB = 6
-PACKAGES = ("dagster", "duckdb", "duckdb-extension-ducklake", "duckdb-extension-sqlite-scanner", "openai", "polars", "torch", "transformers", "trl")  # fmt: skip
+PACKAGES = (
+    "dagster",
+    "duckdb",
+    "duckdb-extension-ducklake",
+    "duckdb-extension-sqlite-scanner",
+    "openai",
+    "polars",
+    "torch",
+    "transformers",
+    "trl",
+)
 INSTALL = "make install"
 
 
@@ -81,10 +91,22 @@ def _room() -> Iterator[Finding]:
     home = Settings.load().home
     nearest = next(folder for folder in (home, *home.parents) if folder.is_dir())
     free = shutil.disk_usage(nearest).free / 1e9
-    yield Finding("disk", free >= LEAST_DISK_GB, f"{free:.0f} GB free for {home}", f"free {LEAST_DISK_GB} GB, or name another folder with --home")
-    yield Finding("home", os.access(nearest, os.W_OK), f"{home} can be written", "name a folder that you may write with --home")
+    yield Finding(
+        "disk",
+        free >= LEAST_DISK_GB,
+        f"{free:.0f} GB free for {home}",
+        f"free {LEAST_DISK_GB} GB, or name another folder with --home",
+    )
+    yield Finding(
+        "home", os.access(nearest, os.W_OK), f"{home} can be written", "name a folder that you may write with --home"
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    yield Finding("memory", memory >= LEAST_MEMORY_GB, f"{memory:.0f} GB", f"SFT needs about {LEAST_MEMORY_GB} GB; use a larger machine")
+    yield Finding(
+        "memory",
+        memory >= LEAST_MEMORY_GB,
+        f"{memory:.0f} GB",
+        f"SFT needs about {LEAST_MEMORY_GB} GB; use a larger machine",
+    )
 
 
 def _lake() -> Iterator[Finding]:
@@ -111,7 +133,12 @@ def _sources() -> Iterator[Finding]:
 
     for active in Registry(Settings.load().home / "sources.yaml", ROOT / "seed").active():
         there = active.kind != "folder" or Path(active.location).is_dir()
-        yield Finding(f"source {active.domain}", there, f"{active.kind} {active.location}", "rankmill run --sources DIR with the folders that exist, or --sources seed")
+        yield Finding(
+            f"source {active.domain}",
+            there,
+            f"{active.kind} {active.location}",
+            "rankmill run --sources DIR with the folders that exist, or --sources seed",
+        )
 
 
 def _teacher() -> Iterator[Finding]:
@@ -128,7 +155,9 @@ def _teacher() -> Iterator[Finding]:
         with socket.create_connection((address.hostname or "", port), timeout=5):
             yield Finding("teacher", True, f"{teacher.model} at {teacher.base_url}")
     except OSError as error:
-        yield Finding("teacher", False, f"{teacher.base_url} does not answer ({error})", "check OPENAI_BASE_URL and the network")
+        yield Finding(
+            "teacher", False, f"{teacher.base_url} does not answer ({error})", "check OPENAI_BASE_URL and the network"
+        )
 
 
 def _accelerator() -> Iterator[Finding]:

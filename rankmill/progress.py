@@ -54,7 +54,13 @@ class RunProgress(logging.Handler):
 
     def line(self, text: str, style: str = "") -> None:
         """A line that stays, with the seconds since the start."""
-        self.console.print(f"[{time.monotonic() - self.started:6.1f} s] {text}", style=style, markup=False, highlight=False)
+        self.console.print(
+            f"[{time.monotonic() - self.started:6.1f} s] {text}",
+            style=style,
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def _made(self, asset: str, metadata: dict[str, Any]) -> None:
         values = {name: getattr(value, "value", value) for name, value in metadata.items()}

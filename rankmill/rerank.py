@@ -33,9 +33,16 @@ def rerank_files(
     candidates.write_parquet(path)
     stage, reference = _resolve(settings, model, recipe)
     job = RerankJob(
-        recipe=recipe, release="", model=reference, candidates=path, candidates_sha256=digest, student=stage,
-        output=settings.models / "reranked", cache=settings.models / "base", seed=settings.profile.seed,
-    )  # fmt: skip
+        recipe=recipe,
+        release="",
+        model=reference,
+        candidates=path,
+        candidates_sha256=digest,
+        student=stage,
+        output=settings.models / "reranked",
+        cache=settings.models / "base",
+        seed=settings.profile.seed,
+    )
     if finished(job) is None:
         subprocess.run(command(*[job]), check=False)
     result = finished(job)
@@ -49,12 +56,14 @@ def _candidates(run: Path, queries: Path, passages: Path) -> pl.DataFrame:
     ranked = read_run(run)
     texts = pl.DataFrame(
         [(row["docid"], titled(row.get("title"), row["text"])) for row in _lines(passages, ("docid", "text"))],
-        schema={"docid": pl.String, "text": pl.String}, orient="row",
-    )  # fmt: skip
+        schema={"docid": pl.String, "text": pl.String},
+        orient="row",
+    )
     asked = pl.DataFrame(
         [(row["qid"], row["text"]) for row in _lines(queries, ("qid", "text"))],
-        schema={"qid": pl.String, "query": pl.String}, orient="row",
-    )  # fmt: skip
+        schema={"qid": pl.String, "query": pl.String},
+        orient="row",
+    )
     for frame, key, file in ((asked, "qid", queries), (texts, "docid", passages)):
         missing = ranked.join(frame, on=key, how="anti")
         if missing.height:
@@ -63,7 +72,9 @@ def _candidates(run: Path, queries: Path, passages: Path) -> pl.DataFrame:
                 f"Give the file that the run was made from."
             )
     joined = ranked.join(asked, on="qid").join(texts, on="docid")
-    return joined.select(pl.lit("files").alias("domain"), "qid", "query", "docid", "rank", "score", "text").sort("qid", "rank")
+    return joined.select(pl.lit("files").alias("domain"), "qid", "query", "docid", "rank", "score", "text").sort(
+        "qid", "rank"
+    )
 
 
 def _lines(path: Path, fields: tuple[str, ...]) -> list[dict]:
@@ -81,7 +92,9 @@ def _lines(path: Path, fields: tuple[str, ...]) -> list[dict]:
             raise RerankInputError(f"{path}:{number}: not JSON ({error.msg}). Write one JSON object a line.") from None
         for field in fields:
             if not isinstance(row, dict) or not isinstance(row.get(field), str):
-                raise RerankInputError(f"{path}:{number}: no text field {field!r}. Every line needs {', '.join(fields)}.")
+                raise RerankInputError(
+                    f"{path}:{number}: no text field {field!r}. Every line needs {', '.join(fields)}."
+                )
         rows.append(row)
     return rows
 
@@ -102,5 +115,6 @@ def _resolve(settings: Settings, model: str, recipe: Recipe) -> tuple[str, Model
             return row["stage"], ModelRef(path=row["path"], sha256=row["weights_sha256"])
     listing = "; ".join(f"{r['model'][:12]} ({r['recipe']}/{r['stage']})" for r in known.iter_rows(named=True))
     raise SettingsError(
-        f"there is no model {model!r}. Models of this home: {listing or 'none yet'}; or give a checkpoint folder, or `base`."
+        f"there is no model {model!r}. Models of this home: {listing or 'none yet'}; "
+        "or give a checkpoint folder, or `base`."
     )

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def run_graph(settings: Settings, recipes: Sequence[str], console: Console) -> N
     prepare_home(settings)
     import dagster as dg
 
+    warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     from assets.console import PROGRESS
     from assets.definitions import defs
     from assets.resources import registry_of
@@ -51,7 +53,7 @@ def run_graph(settings: Settings, recipes: Sequence[str], console: Console) -> N
             ]
             for job, partition_key, place in plan:
                 progress.begin(place)
-                _execute(dg, defs, instance, job, partition_key)
+                _execute(defs, instance, job, partition_key)
     finally:
         progress.end()
         logger.removeHandler(progress)
@@ -64,7 +66,7 @@ def _match_partitions(instance: Any, active: Sequence[str]) -> None:
         instance.delete_dynamic_partition("domain", gone)
 
 
-def _execute(dg: Any, defs: Any, instance: Any, job: str, partition_key: str | None) -> None:
+def _execute(defs: Any, instance: Any, job: str, partition_key: str | None) -> None:
     result = defs.resolve_job_def(job).execute_in_process(
         instance=instance,
         partition_key=partition_key,

@@ -45,7 +45,9 @@ class EvaluationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    queries_per_domain: int | None = Field(None, ge=1, description="Most held-out queries a domain, chosen by hash; null takes all.")
+    queries_per_domain: int | None = Field(
+        None, ge=1, description="Most held-out queries a domain, chosen by hash; null takes all."
+    )
     resamples: int = Field(10_000, ge=100, description="Bootstrap resamples behind each interval.")
     seed: int = Field(0, description="Seed of the choice and of the bootstrap.")
 
@@ -73,14 +75,20 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RANKMILL_", frozen=True, extra="ignore")
 
     profile_name: str = Field("offline", validation_alias="RANKMILL_PROFILE", description="Name or path of a profile.")
-    home: Path = Field(Path(".rankmill"), description="Folder of lake, exchange store, models, reports and run history.")
+    home: Path = Field(
+        Path(".rankmill"), description="Folder of lake, exchange store, models, reports and run history."
+    )
     teacher_model: str | None = Field(None, description="Model name for --profile api.")
     budget_usd: float | None = Field(None, description="Hard limit in USD; --profile api refuses to start without one.")
     budget_tokens: int | None = Field(None, description="Hard limit in tokens.")
-    base_url: str | None = Field(None, validation_alias="OPENAI_BASE_URL", description="The teacher's address up to /v1.")
+    base_url: str | None = Field(
+        None, validation_alias="OPENAI_BASE_URL", description="The teacher's address up to /v1."
+    )
     api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY", description="The teacher's key.")
     benchmark_folders: tuple[Path, ...] = Field((), description="Folders of benchmark queries beside the registry.")
-    prefect_api_url: str | None = Field(None, validation_alias="PREFECT_API_URL", description="A Prefect server that shows campaigns.")
+    prefect_api_url: str | None = Field(
+        None, validation_alias="PREFECT_API_URL", description="A Prefect server that shows campaigns."
+    )
 
     @classmethod
     def load(cls) -> "Settings":

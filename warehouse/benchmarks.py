@@ -104,7 +104,9 @@ def _hub_items(benchmark: Benchmark) -> list[tuple[str, str, str, str]]:
 def _folder_items(folder: Path) -> list[tuple[str, str, str, str]]:
     files = sorted(folder.rglob("queries.jsonl"))
     if not files:
-        raise BenchmarkError(f"{folder}: holds no queries.jsonl. Give a folder whose queries.jsonl has lines with qid and text.")
+        raise BenchmarkError(
+            f"{folder}: holds no queries.jsonl. Give a folder whose queries.jsonl has lines with qid and text."
+        )
     found = []
     for file in files:
         name = file.parent.relative_to(folder.parent).as_posix()
@@ -115,5 +117,7 @@ def _folder_items(folder: Path) -> list[tuple[str, str, str, str]]:
                 row = json.loads(line)
                 found.append((name, str(row["qid"]), str(row["text"]), folder.name))
             except (json.JSONDecodeError, KeyError, TypeError):
-                raise BenchmarkError(f"{file}:{number}: not a JSON object with qid and text. Mend or remove the line.") from None
+                raise BenchmarkError(
+                    f"{file}:{number}: not a JSON object with qid and text. Mend or remove the line."
+                ) from None
     return found

@@ -64,7 +64,7 @@ class BenchmarkIndex:
 
 
 def contaminated(texts: pl.DataFrame, benchmarks: pl.DataFrame) -> pl.DataFrame:
-    """Findings for `texts` (key, text) against `benchmarks` (benchmark, qid, text): key, benchmark, item, test, shared."""
+    """Findings (FINDING_SCHEMA) for `texts` (key, text) against `benchmarks` (benchmark, qid, text)."""
     index = BenchmarkIndex(benchmarks.select("benchmark", "qid", "text").iter_rows())
     findings = (index.find(key, text) for key, text in texts.select("key", "text").iter_rows())
     return pl.DataFrame([found for found in findings if found], schema=FINDING_SCHEMA, orient="row")

@@ -26,7 +26,9 @@ class ReleaseSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dev_share: float = Field(0.1, ge=0, lt=1, description="Share of rows kept for choosing a model, by hash of the query.")
+    dev_share: float = Field(
+        0.1, ge=0, lt=1, description="Share of rows kept for choosing a model, by hash of the query."
+    )
     sft_share: float = Field(0.5, gt=0, le=1, description="Share of the other rows that goes to SFT; the rest to RL.")
     near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard of word 3-grams from which queries are copies.")
     seed: int = Field(0, description="Seed of the split; the same query always falls on the same side.")

@@ -23,7 +23,9 @@ def held_out(queries: pl.DataFrame, qrels: pl.DataFrame, limit: int | None, seed
     judged = qrels.filter(pl.col("grade") > 0).select("domain", "qid").unique()
     known = queries.join(judged, on=["domain", "qid"], how="semi")
     tested = known.filter(pl.col("split") == "test")["domain"].unique().to_list()
-    chosen = known.filter(pl.col("split") == pl.when(pl.col("domain").is_in(tested)).then(pl.lit("test")).otherwise(pl.lit("dev")))
+    chosen = known.filter(
+        pl.col("split") == pl.when(pl.col("domain").is_in(tested)).then(pl.lit("test")).otherwise(pl.lit("dev"))
+    )
     draws = [seed_of(f"evaluate/{domain}/{qid}", seed) for domain, qid in chosen.select("domain", "qid").iter_rows()]
     ordered = chosen.with_columns(draw=pl.Series(draws, dtype=pl.Int64)).sort("domain", "draw")
     kept = ordered if limit is None else ordered.group_by("domain", maintain_order=True).head(limit)
@@ -31,11 +33,12 @@ def held_out(queries: pl.DataFrame, qrels: pl.DataFrame, limit: int | None, seed
 
 
 def candidate_texts(queries: pl.DataFrame, candidates: pl.DataFrame, passages: pl.DataFrame) -> pl.DataFrame:
-    """Candidates of `queries` with both texts, as a reranking process reads them: domain, qid, query, docid, rank, score, text."""
+    """Candidates with both texts, as a reranker reads them: domain, qid, query, docid, rank, score, text."""
     texts = passages.select(
-        "domain", "docid",
+        "domain",
+        "docid",
         text=pl.Series([titled(t, x) for t, x in passages.select("title", "text").iter_rows()], dtype=pl.String),
-    )  # fmt: skip
+    )
     return (
         candidates.join(queries.select("domain", "qid", query="text"), on=["domain", "qid"], how="inner")
         .join(texts, on=["domain", "docid"], how="inner")
@@ -73,12 +76,18 @@ def leaderboard(
                 asked = _of(calls.filter((pl.col("recipe") == recipe) & (pl.col("stage") == stage)), domain)
                 rows.append(
                     {
-                        "recipe": recipe, "domain": domain, "stage": stage, "fused": False, "model": part["model"][0],
+                        "recipe": recipe,
+                        "domain": domain,
+                        "stage": stage,
+                        "fused": False,
+                        "model": part["model"][0],
                         "release": release.get(part["model"][0], ""),
-                        "split": split.get(domain, "held-out"), "queries": part.height,
-                        **_statistics(part, _of(base, domain), resamples, seed), **_cost(asked, part.height),
+                        "split": split.get(domain, "held-out"),
+                        "queries": part.height,
+                        **_statistics(part, _of(base, domain), resamples, seed),
+                        **_cost(asked, part.height),
                     }
-                )  # fmt: skip
+                )
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -92,9 +101,13 @@ def _statistics(part: pl.DataFrame, base: pl.DataFrame, resamples: int, seed: in
     versus, versus_low, versus_high = bootstrap_mean((pair[HEADLINE] - pair["base"]).to_numpy(), resamples, seed)
     measures = {measure: float(part[measure].mean() or 0.0) for measure in DEFAULT_MEASURES}  # type: ignore[arg-type]
     return {
-        "measures": json.dumps(measures), "low": low, "high": high, "versus_bm25": versus,
-        "versus_low": versus_low, "versus_high": versus_high,
-    }  # fmt: skip
+        "measures": json.dumps(measures),
+        "low": low,
+        "high": high,
+        "versus_bm25": versus,
+        "versus_low": versus_low,
+        "versus_high": versus_high,
+    }
 
 
 def _cost(calls: pl.DataFrame, queries: int) -> dict[str, float]:
@@ -114,6 +127,8 @@ def page_rows(board: pl.DataFrame) -> list[dict[str, Any]]:
         measures = json.loads(row["measures"])
         rows.append({**row, "value": measures[HEADLINE], "recall": measures["R@10"], "rr": measures["RR"]})
     for row in rows:
-        rivals: Sequence[float] = [r["value"] for r in rows if (r["recipe"], r["domain"]) == (row["recipe"], row["domain"])]
+        rivals: Sequence[float] = [
+            r["value"] for r in rows if (r["recipe"], r["domain"]) == (row["recipe"], row["domain"])
+        ]
         row["best"] = row["value"] == max(rivals)
     return rows

@@ -206,7 +206,7 @@ def _parse_line_by_line(data: bytes, file: str, layout: Layout) -> Lines:
     return Lines(frame, tuple(faults), _notes(frame, layout, strangers))
 
 
-class _RepeatedField(ValueError):  # noqa: N818 (private, and no more than a message)
+class _RepeatedField(ValueError):
     """An object names a field twice; JSON would quietly keep the second."""
 
 

@@ -41,7 +41,7 @@ NO_ANSWER = "No Answer Present."
 LINK = re.compile(r"""<a\s[^>]*href\s*=\s*["']https?://""", re.IGNORECASE)
 
 
-class HubUnreachable(ConnectionError):  # noqa: N818 (named for the decision, not the kind)
+class HubUnreachable(ConnectionError):
     """The hub does not answer and the data set is not in the local cache."""
 
     def __init__(self, repository: str, cause: str) -> None:

@@ -1,7 +1,7 @@
 """The lake: DuckLake tables on an embedded or a shared catalog, one commit for each asset.
 
-    lake = Lake.at(home)                               # .rankmill/lake: SQLite catalog, Parquet files
-    queries = lake.read("queries", domain="math")      # polars; snapshot=n reads the past
+    lake = Lake.at(home)                                # .rankmill/lake: SQLite catalog, Parquet files
+    queries = lake.read("queries", {"domain": "math"})  # polars; snapshot=n reads the past
     lake.commit([Replace("candidates", frame, {"domain": "math"})], message)
 
 A commit is all or nothing and carries a message that names asset, run and code version. Writers that meet
@@ -27,6 +27,11 @@ import polars as pl
 
 SCHEMA = Path(__file__).parent / "schema"
 RETRIES = 12
+_SETTINGS = (
+    "SET autoinstall_known_extensions = false",
+    "SET enable_progress_bar = false",  # it would stand in the output of `lake query --json`
+    "SET python_enable_replacements = false",  # a name in a query is a table, never a variable of this module
+)
 _LOCKED = ("database is locked", "conflict", "failed to commit", "transaction")
 
 
@@ -86,10 +91,11 @@ class Lake:
         snapshot: int | None = None,
     ) -> pl.DataFrame:
         """Rows of `table` whose columns equal `where`, as they are now or were at `snapshot`."""
+        _known(table)
         selected = ", ".join(self._column(table, column) for column in columns) or "*"
         version = f" AT (VERSION => {int(snapshot)})" if snapshot is not None else ""
         condition, values = self._condition(table, where or {})
-        return self._connection().execute(f"SELECT {selected} FROM lake.{table}{version}{condition}", values).pl()  # noqa: S608
+        return self._connection().execute(f"SELECT {selected} FROM lake.{table}{version}{condition}", values).pl()
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """The rows of one read-only statement. Tables are visible by their bare names; a write is refused."""
@@ -97,26 +103,24 @@ class Lake:
 
     def commit(self, writes: Sequence[Replace | Append], message: CommitMessage) -> int:
         """Write everything in one transaction and return the id of the snapshot it made."""
+        connection = self._connection()
         for attempt in range(RETRIES):
-            connection = self._connection()
             try:
-                connection.execute("BEGIN")
-                for write in writes:
-                    self._write(connection, write)
-                connection.execute("CALL lake.set_commit_message(?, ?)", ["rankmill", str(message)])
-                connection.execute("COMMIT")
-                row = connection.execute("SELECT id FROM lake.last_committed_snapshot()").fetchone()
-                return int(row[0]) if row and row[0] is not None else self.snapshot()
-            except (duckdb.TransactionException, duckdb.IOException, duckdb.Error) as error:
-                with contextlib.suppress(duckdb.Error):
-                    connection.execute("ROLLBACK")
+                with _transaction(connection):
+                    for write in writes:
+                        self._write(connection, write)
+                    connection.execute("CALL lake.set_commit_message(?, ?)", ["rankmill", str(message)])
+                break
+            except duckdb.Error as error:
                 if attempt == RETRIES - 1 or not any(sign in str(error).lower() for sign in _LOCKED):
                     raise LakeError(
                         f"the commit of {message.asset} failed and nothing of it was written: {error}. "
                         f"Run the same command again; if it persists, see `rankmill doctor`."
                     ) from error
                 time.sleep(min(4.0, 0.05 * 2**attempt) * (0.5 + random.random()))
-        raise AssertionError("unreachable")
+        # Outside the loop: what is committed must not be written again because its number could not be read.
+        row = connection.execute("SELECT id FROM lake.last_committed_snapshot()").fetchone()
+        return int(row[0]) if row and row[0] is not None else self.snapshot()
 
     def snapshot(self) -> int:
         """The id of the newest snapshot."""
@@ -151,15 +155,19 @@ class Lake:
         return connection
 
     def _attach(self, read_only: bool) -> duckdb.DuckDBPyConnection:
-        connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"})
+        connection = duckdb.connect(":memory:")
+        for setting in _SETTINGS:
+            connection.execute(setting)
         for extension in ("ducklake", "sqlite_scanner"):
-            connection.execute(f"LOAD '{extension_path(extension)}'")
-        mode = ", READ_ONLY" if read_only else ""
+            connection.execute(f"LOAD {_quoted(str(extension_path(extension)))}")
+        # In SQLite's WAL mode a reader never waits for a writer.
+        journal = ", META_JOURNAL_MODE 'WAL'" if self.catalog.startswith("sqlite:") else ""
+        mode = ", READ_ONLY" if read_only else journal
         for attempt in range(RETRIES):
             try:
                 connection.execute(
-                    f"ATTACH 'ducklake:{self.catalog}' AS lake "
-                    f"(DATA_PATH '{self.data_path}', DATA_INLINING_ROW_LIMIT 0{mode})"
+                    f"ATTACH {_quoted(f'ducklake:{self.catalog}')} AS lake (DATA_PATH {_quoted(self.data_path)}, "
+                    f"OVERRIDE_DATA_PATH TRUE, DATA_INLINING_ROW_LIMIT 0{mode})"
                 )
                 break
             except duckdb.Error as error:
@@ -169,16 +177,20 @@ class Lake:
                     ) from error
                 time.sleep(0.1 * (attempt + 1))
         connection.execute("USE lake")
+        if read_only:
+            connection.execute(f"SET allowed_directories = [{_quoted(self.data_path)}]")
+            connection.execute("SET enable_external_access = false")
         return connection
 
     def _write(self, connection: duckdb.DuckDBPyConnection, write: Replace | Append) -> None:
+        _known(write.table)
         if isinstance(write, Replace):
             condition, values = self._condition(write.table, write.where)
-            connection.execute(f"DELETE FROM lake.{write.table}{condition}", values)  # noqa: S608
+            connection.execute(f"DELETE FROM lake.{write.table}{condition}", values)
         if write.frame.height:
             columns = ", ".join(self._column(write.table, column) for column in write.frame.columns)
             connection.register("incoming", write.frame.to_arrow())
-            connection.execute(f"INSERT INTO lake.{write.table} ({columns}) SELECT {columns} FROM incoming")  # noqa: S608
+            connection.execute(f"INSERT INTO lake.{write.table} ({columns}) SELECT {columns} FROM incoming")
             connection.unregister("incoming")
 
     def _condition(self, table: str, where: Mapping[str, str]) -> tuple[str, list[str]]:
@@ -188,18 +200,42 @@ class Lake:
 
     @staticmethod
     def _column(table: str, column: str) -> str:
-        allowed = table_columns().get(table)
-        if allowed is None:
-            raise LakeError(f"the lake has no table {table!r}. Tables: {', '.join(sorted(table_columns()))}.")
+        allowed = _known(table)
         if column not in allowed:
             raise LakeError(f"table {table} has no column {column!r}. Columns: {', '.join(allowed)}.")
         return column
 
 
+@contextlib.contextmanager
+def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """One transaction: committed at the end of the block, rolled back whatever is raised in it."""
+    connection.execute("BEGIN")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _known(table: str) -> tuple[str, ...]:
+    columns = table_columns().get(table)
+    if columns is None:
+        raise LakeError(f"the lake has no table {table!r}. Tables: {', '.join(sorted(table_columns()))}.")
+    return columns
+
+
+def _quoted(text: str) -> str:
+    """A path as a string of SQL; ATTACH, LOAD and SET take no bound parameters."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def _select(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any]) -> pl.DataFrame:
     try:
         statements = connection.extract_statements(sql)
-        if len(statements) != 1 or statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+        # Not EXPLAIN either: EXPLAIN ANALYZE runs what it explains, a COPY to a file included.
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise LakeError("only one SELECT is allowed here: the lake is written by assets alone.")
         return connection.execute(sql, list(parameters)).pl()
     except duckdb.Error as error:
@@ -253,21 +289,18 @@ def migrate(connection: duckdb.DuckDBPyConnection) -> None:
                 "(number BIGINT, name VARCHAR, sha256 VARCHAR, applied_at VARCHAR)"
             )
             for migration in migrations():
-                connection.execute("BEGIN")
-                done = connection.execute(
-                    "SELECT sha256 FROM lake.schema_migrations WHERE number = ?", [migration.number]
-                ).fetchone()
-                if done is None:
-                    connection.execute(migration.sql)
-                    connection.execute(
-                        "INSERT INTO lake.schema_migrations VALUES (?, ?, ?, ?)",
-                        [migration.number, migration.name, migration.sha256, now()],
-                    )
-                connection.execute("COMMIT")
+                with _transaction(connection):
+                    done = connection.execute(
+                        "SELECT sha256 FROM lake.schema_migrations WHERE number = ?", [migration.number]
+                    ).fetchone()
+                    if done is None:
+                        connection.execute(migration.sql)
+                        connection.execute(
+                            "INSERT INTO lake.schema_migrations VALUES (?, ?, ?, ?)",
+                            [migration.number, migration.name, migration.sha256, now()],
+                        )
             return
         except duckdb.Error as error:
-            with contextlib.suppress(duckdb.Error):
-                connection.execute("ROLLBACK")
             if attempt == RETRIES - 1:
                 raise LakeError(f"the lake's schema could not be brought up to date: {error}") from error
             time.sleep(0.1 * (attempt + 1) * (0.5 + random.random()))

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from warehouse.cards import never_train_on
 from warehouse.contamination import contaminated
 from warehouse.curation import ReleaseSettings, curate, whole_rows
-from warehouse.cards import never_train_on
 from warehouse.lake import Lake
 from warehouse.ledger import latest
 from warehouse.releases import UnknownRelease, read_release, release_sha256
@@ -90,9 +90,7 @@ def released_rows_in_a_benchmark(lake: Lake) -> list[str]:
         raise UnknownRelease("there is no release yet. Materialize training_set first.")
     rows = read_release(lake, made.figures["release"])
     queries = lake.read("queries").filter(pl.col("domain").is_in(rows["domain"].unique().to_list()))
-    findings = contaminated(
-        rows.select(key="row_id", text="query"), never_train_on(lake.read("benchmarks"), queries)
-    )
+    findings = contaminated(rows.select(key="row_id", text="query"), never_train_on(lake.read("benchmarks"), queries))
     return [
         f"row {key}: {test} overlap with {benchmark} query {item}: {shared}"
         for key, benchmark, item, test, shared in findings.iter_rows()

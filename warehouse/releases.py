@@ -53,7 +53,7 @@ def read_release(lake: Lake, release: str) -> pl.DataFrame:
 
 
 def export_rows(lake: Lake, release: str, folder: Path) -> Path:
-    """The release's rows as <folder>/<hash12>/rows.parquet for a training process; written once, whole or not at all."""
+    """The release's rows as <folder>/<hash12>/rows.parquet for a training process; whole or not at all."""
     path = folder / release[:12] / "rows.parquet"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

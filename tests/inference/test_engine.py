@@ -300,6 +300,8 @@ def test_leaving_early_ends_every_task_and_counts_what_was_in_flight(
     async def run(engine: Engine) -> set[asyncio.Task[object]]:
         async with aclosing(engine.ask(some_requests(1000), full_list)) as outcomes:
             await anext(outcomes)
+            # By now the next requests are on their way.
+            await asyncio.sleep(0.05)
         return asyncio.all_tasks() - {asyncio.current_task()}
 
     with running_standin(Faults(latency_s=0.1)) as server:
