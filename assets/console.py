@@ -7,7 +7,7 @@ import dagster as dg
 PROGRESS = "rankmill.progress"
 
 
-@dg.logger(description="Passes events and what assets say on to whoever listens in this process.")
+@dg.logger(None, description="Passes events and what assets say on to whoever listens in this process.")
 def console(_: dg.InitLoggerContext) -> logging.Logger:
     """The progress logger; silent until somebody listens."""
     logger = logging.getLogger(PROGRESS)

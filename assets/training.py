@@ -100,7 +100,7 @@ def _train(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, j
             f"mend the cause and materialize {job.stage}_model again: finished work is kept.",
             allow_retries=False,
         )
-    row = model_row(result, recipe=job.recipe.name, path=str(job.folder))
+    row = model_row(result.model_dump(mode="json"), recipe=job.recipe.name, path=str(job.folder))
     where = {"model": row["model"]}
     asset = f"{job.stage}_model"
     dropped = left_out_rows(asset, [(row.row_id, row.reason) for row in result.rows_left_out])

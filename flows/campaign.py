@@ -18,15 +18,17 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from flows.labelling import Question
-from inference.budget import Budget
-from inference.endpoint import Endpoint
+from inference.budget import Budget, BudgetExceeded
+from inference.endpoint import Endpoint, EndpointRefused
 from inference.engine import Engine, ask_all
 from inference.exchange import Exchange, Failure, Sampling
 from inference.pace import PaceSettings
-from inference.prices import Price, Prices
+from inference.prices import Price, Prices, UnknownPrice
 from inference.store import ExchangeStore
 
 CHUNK = 400
+# What a person decides: the same chunk asked again would end the same way.
+DECISIONS = (BudgetExceeded, EndpointRefused, UnknownPrice)
 STAND_IN = "stand-in"
 EXCHANGE_SCHEMA = {
     "domain": pl.String, "purpose": pl.String, "key": pl.String, "request_id": pl.String, "model": pl.String,
@@ -196,7 +198,14 @@ def _as_flow(
     from prefect import flow, task
     from prefect.cache_policies import NO_CACHE
 
-    @task(name="label-chunk", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE, persist_result=False)
+    @task(
+        name="label-chunk",
+        retries=2,
+        retry_delay_seconds=5,
+        retry_condition_fn=lambda _task, _run, state: not isinstance(state.result(raise_on_failure=False), DECISIONS),
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
     def label_chunk(first: int) -> list[Exchange | Failure]:
         return _ask(questions[first : first + CHUNK], teacher, base_url, store, prices, name, on_progress)
 

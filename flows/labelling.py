@@ -10,7 +10,7 @@ those of the docids beside them; nothing here knows HTTP, money, Dagster or Pref
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,11 +25,11 @@ from warehouse.ledger import REJECTION_SCHEMA, rejected
 Purpose = Literal["mine_positives", "mine_hard_negatives", "rank_teacher"]
 JudgedBy = Literal["mined", "human", "both"]
 MINING: tuple[Purpose, ...] = ("mine_positives", "mine_hard_negatives")
-JUDGEMENT_SCHEMA = {
+JUDGEMENT_SCHEMA: dict[str, Any] = {
     "domain": pl.String, "qid": pl.String, "docid": pl.String, "grade": pl.Int64, "origin": pl.String,
     "role": pl.String, "judge": pl.String, "exchange_key": pl.String, "prompt_sha256": pl.String,
 }  # fmt: skip
-RANKING_SCHEMA = {
+RANKING_SCHEMA: dict[str, Any] = {
     "domain": pl.String, "ranking_id": pl.String, "qid": pl.String, "initial_list": pl.List(pl.String),
     "final_list": pl.List(pl.String), "relevant_docids": pl.List(pl.String), "reasoning": pl.String,
     "judged_by": pl.String, "list_seed": pl.Int64, "judge": pl.String, "exchange_key": pl.String,
@@ -156,7 +156,7 @@ def read_mining(
     both = sorted(picked["mine_positives"].keys() & picked["mine_hard_negatives"].keys())
     rows = [
         (domain, qid, docid, grade, "teacher", role, exchange.served_model, exchange.key, prompt)
-        for purpose, grade, role in (("mine_positives", 1, "positive"), ("mine_hard_negatives", 0, "hard_negative"))
+        for purpose, grade, role in zip(MINING, (1, 0), ("positive", "hard_negative"), strict=True)
         for prompt in [load_template(purpose).sha256]
         for (qid, docid), exchange in sorted(picked[purpose].items())
         if role == "positive" or (qid, docid) not in picked["mine_positives"]

@@ -94,7 +94,9 @@ def load_template(name: str) -> PromptTemplate:
     try:
         sections = yaml.safe_load(content)
     except yaml.YAMLError as error:
-        raise TemplateError(f"{path}: not YAML ({error}). Quote text that holds a colon, or use a block (|).") from error
+        raise TemplateError(
+            f"{path}: not YAML ({error}). Quote text that holds a colon, or use a block (|)."
+        ) from error
     if not isinstance(sections, dict) or not {"method", "body"} <= sections.keys():
         raise TemplateError(f"{path}: a prompt template needs at least the sections 'method' and 'body'.")
     for section, known_placeholders in KNOWN_PLACEHOLDERS.items():

@@ -76,7 +76,10 @@ def read_benchmarks(registry: Sequence[Path], folders: Sequence[Path], hub: bool
             unread[benchmark.name] = f"hub not reached ({type(error).__name__}); give a folder with --benchmarks"
     for folder in folders:
         rows += _folder_items(folder)
-    items = pl.DataFrame(rows, schema=SCHEMA, orient="row").unique(["benchmark", "qid"]).sort("benchmark", "qid")
+    # A qid with two texts keeps both: neither may be trained on.
+    distinct = ["benchmark", "qid", "text"]
+    items = pl.DataFrame(rows, schema=SCHEMA, orient="row").unique(distinct, keep="first", maintain_order=True)
+    items = items.sort(distinct)
     sizes = dict(items.group_by("benchmark").len().sort("benchmark").iter_rows())
     return BenchmarkItems(items, {"queries_by_benchmark": sizes, "benchmarks_not_read": unread})
 
@@ -110,14 +113,17 @@ def _folder_items(folder: Path) -> list[tuple[str, str, str, str]]:
     found = []
     for file in files:
         name = file.parent.relative_to(folder.parent).as_posix()
-        for number, line in enumerate(file.read_text("utf-8").split("\n"), start=1):
+        for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-                found.append((name, str(row["qid"]), str(row["text"]), folder.name))
-            except (json.JSONDecodeError, KeyError, TypeError):
+                row = json.loads(line.decode())
+                qid, text = str(row["qid"]), row["text"]
+            except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+                text = None
+            if not isinstance(text, str):
                 raise BenchmarkError(
-                    f"{file}:{number}: not a JSON object with qid and text. Mend or remove the line."
-                ) from None
+                    f"{file}:{number}: not a JSON object (UTF-8) with qid and text. Mend or remove the line."
+                )
+            found.append((name, qid, text, folder.name))
     return found

@@ -1,11 +1,13 @@
 """Whether a training query also stands in a benchmark: exactly after normalisation, or by a shared 13-gram of words.
 
-Words are runs of letters and digits after lower-casing, so case, punctuation and white space do not hide a copy. A
+Words are runs of letters and digits after case folding and NFKC, so case, punctuation, white space and another way to
+write the same letter do not hide a copy. A
 benchmark query shorter than 13 words is caught by the exact test, or as a whole inside the longer training text.
 """
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 
 import polars as pl
@@ -18,7 +20,7 @@ FINDING_SCHEMA = {"key": pl.String, "benchmark": pl.String, "item": pl.String, "
 
 def words_of(text: str) -> list[str]:
     """The words that comparison sees."""
-    return _WORD.findall(text.lower())
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def normalised_sha256(text: str) -> str:

@@ -107,17 +107,19 @@ def duplicate_queries(rows: pl.DataFrame, threshold: float) -> pl.DataFrame:
 
     seen: dict[str, str] = {}
     lsh = RMinHashLSH(threshold=threshold * 0.75, num_perm=128, num_bands=32)
-    shingles: list[frozenset[str]] = []
+    shingles: list[frozenset[tuple[str, ...]]] = []
     names: list[str] = []
     found = []
-    for ranking_id, domain, qid, query in rows.select("ranking_id", "domain", "qid", "query").iter_rows():
+    ordered = rows.select("ranking_id", "domain", "qid", "query").sort("domain", "qid", "ranking_id")
+    for ranking_id, domain, qid, query in ordered.iter_rows():
         name, digest = f"{domain}/{qid}", normalised_sha256(query)
         if digest in seen:
             found.append((ranking_id, "duplicate_query", f"same text as {seen[digest]}"))
             continue
         seen[digest] = name
         words = words_of(query)
-        grams = frozenset(zip(words, words[1:], words[2:], strict=False)) or frozenset([tuple(words)])
+        grams: frozenset[tuple[str, ...]] = frozenset(zip(words, words[1:], words[2:], strict=False))
+        grams = grams or frozenset([tuple(words)])
         sketch = RMinHash(num_perm=128, seed=0)
         sketch.update([" ".join(gram) for gram in grams])
         twin = next(
@@ -133,7 +135,7 @@ def duplicate_queries(rows: pl.DataFrame, threshold: float) -> pl.DataFrame:
             continue
         lsh.insert(len(names), sketch)
         names.append(name)
-        shingles.append(frozenset(grams))
+        shingles.append(grams)
     schema = {"ranking_id": pl.String, "reason": pl.String, "detail": pl.String}
     return pl.DataFrame(found, schema=schema, orient="row")
 

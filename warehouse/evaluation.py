@@ -113,7 +113,7 @@ def _statistics(part: pl.DataFrame, base: pl.DataFrame, resamples: int, seed: in
 def _cost(calls: pl.DataFrame, queries: int) -> dict[str, float]:
     tokens = float((calls["prompt_tokens"] + calls["completion_tokens"]).sum())
     return {
-        "malformed_rate": calls["fault"].is_not_null().sum() / max(1, calls.height),
+        "malformed_rate": float(calls["fault"].is_not_null().sum()) / max(1, calls.height),
         "calls_per_query": calls.height / queries,
         "tokens_per_query": tokens / queries,
         "seconds_per_query": float(calls["seconds"].sum()) / queries,

@@ -322,7 +322,7 @@ def extension_path(name: str) -> Path:
 
 def content_sha256(frame: pl.DataFrame, keys: Sequence[str]) -> str:
     """sha256 over the rows as JSON lines, columns by name and rows by `keys`: the same on every machine."""
-    rows = frame.select(sorted(frame.columns)).sort(list(keys))
+    rows = frame.select(sorted(frame.columns)).sort(list(keys), maintain_order=True)
     return hashlib.sha256(rows.write_ndjson().encode()).hexdigest()
 
 

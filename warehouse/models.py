@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 
@@ -14,35 +14,23 @@ class UnknownModel(LookupError):
     """No such model in the lake."""
 
 
-class Trained(Protocol):
-    """What a training process reports of its result."""
+def model_row(result: Mapping[str, Any], *, recipe: str, path: str) -> dict[str, Any]:
+    """A row of `models` from what a training process left in its result.json.
 
-    stage: str
-    job: str
-    recipe: str
-    recipe_sha256: str
-    release: str
-    seed: int
-    seconds: float
-    versions: dict[str, str]
-    hardware: str
-    weights_sha256: str
-    steps: int
-    tokens: int
-    history: tuple[dict[str, float], ...]
-    model: Any
-
-
-def model_row(result: Trained, *, recipe: str, path: str) -> dict[str, Any]:
-    """A row of `models`. Its id is the hash of job and weights, so an id is never given twice."""
+    The row's id is the hash of job and weights, so an id is never given twice.
+    """
+    same = ("recipe_sha256", "stage", "release", "weights_sha256", "seed", "steps", "tokens", "seconds")
     return {
-        "model": canonical_sha256([result.job, result.weights_sha256])[:24], "recipe": recipe,
-        "recipe_sha256": result.recipe_sha256, "stage": result.stage, "parent": result.model.sha256,
-        "release": result.release, "job_sha256": result.job, "weights_sha256": result.weights_sha256, "path": path,
-        "seed": result.seed, "steps": result.steps, "tokens": result.tokens, "seconds": result.seconds,
-        "versions": json.dumps({**result.versions, "hardware": result.hardware}, sort_keys=True),
-        "history": json.dumps(result.history), "created_at": now(),
-    }  # fmt: skip
+        "model": canonical_sha256([result["job"], result["weights_sha256"]])[:24],
+        "recipe": recipe,
+        **{name: result[name] for name in same},
+        "parent": result["model"]["sha256"],
+        "job_sha256": result["job"],
+        "path": path,
+        "versions": json.dumps({**result["versions"], "hardware": result["hardware"]}, sort_keys=True),
+        "history": json.dumps(result["history"]),
+        "created_at": now(),
+    }
 
 
 def newest_model(lake: Lake, recipe: str, stage: str) -> Mapping[str, Any]:

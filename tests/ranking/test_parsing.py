@@ -24,8 +24,8 @@ chains = st.text(max_size=60).filter(lambda text: not re.search("</?(think|answe
 # Pieces of answers put together anyhow: nearer to what models write than any random text.
 scraps = st.lists(
     st.sampled_from(
-        ["[1]", "[2]", "[3]", "[0]", "[4]", "[22]", "[1234567]", "[03]", "[²]", "[٣]", "[ 2 ]", "[-1]", "[]", "2", " > ",
-         ">", ", ", "\n", ".", "<think>", "</think>", "<answer>", "</answer>", "None", "passage "]
+        ["[1]", "[2]", "[3]", "[0]", "[4]", "[22]", "[1234567]", "[03]", "[²]", "[٣]", "[ 2 ]", "[-1]", "[]", "2",
+         " > ", ">", ", ", "\n", ".", "<think>", "</think>", "<answer>", "</answer>", "None", "passage "]
     ) | st.text(max_size=3),
     max_size=14,
 ).map("".join)  # fmt: skip
@@ -63,8 +63,8 @@ def test_a_ranking_is_accepted_exactly_when_it_is_a_permutation_in_the_grammar(t
     [
         "", "[1] > [2]", "[1] > [2] > [2]", "[1] > [2] > [0]", "[1] > [2] > [4]", "[1] > [2] > [3] > [4]", "1 > 2 > 3",
         "[1] [2] [3]", "[1], [2], [3]", "[1] >> [2] > [3]", "[1] > [2] > [3] >", "[1] > [2] > [3].",
-        "Sure: [1] > [2] > [3]", "[01] > [2] > [3]", "[١] > [2] > [3]", "[1] > [2] > [12345678] > [3]", "[-1] > [2] > [3]",
-        "[1] = [2] > [3]", "［1］ > [2] > [3]", "[1 ] > [2] > [3]",
+        "Sure: [1] > [2] > [3]", "[01] > [2] > [3]", "[١] > [2] > [3]", "[1] > [2] > [12345678] > [3]",
+        "[-1] > [2] > [3]", "[1] = [2] > [3]", "［1］ > [2] > [3]", "[1 ] > [2] > [3]",
     ],
 )  # fmt: skip
 def test_a_list_that_is_not_one_is_a_fault_and_can_be_described(text: str) -> None:

