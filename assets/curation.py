@@ -43,7 +43,7 @@ def consistent_rankings(context: dg.AssetExecutionContext, factory: Factory) -> 
             scored.height,
             rows.height,
             dropped,
-            {"kept_share": rows.height / max(1, scored.height), "values": sorted(scored["consistency"].to_list())},
+            {"kept_share": rows.height / max(1, scored.height), "_values": sorted(scored["consistency"].to_list())},
         )
         plot = pictures.histogram(
             scored["consistency"].to_list(), alpha, "NDCG@10 of the ranking against the judgements"

@@ -5,7 +5,7 @@ return produce(context, factory, reads=("queries", "passages"), settings={...}, 
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dagster as dg
@@ -77,14 +77,14 @@ def produce(
     if all(made is not None and made.input_sha256 == key for made in known.values()):
         for name, made in known.items():
             assert made is not None
-            yield _result(lake, name, made, None, {"unchanged": True})
+            yield _result(lake, name, made, {"unchanged": True})
         return
     started = time.monotonic()
     snapshot = lake.snapshot()
     made_now = work(Shop(factory, lake, partition_key, snapshot, inputs))
     entered, committed = enter(
         lake,
-        {name: made.product for name, made in made_now.items()},
+        {name: _with_shown(made) for name, made in made_now.items()},
         partition_key=partition_key,
         inputs_sha256=key,
         read_snapshot=snapshot,
@@ -92,7 +92,7 @@ def produce(
         message=CommitMessage(", ".join(names), context.run_id, CODE_VERSION),
     )
     for name, row in entered.items():
-        yield _result(lake, name, row, made_now[name], {"unchanged": False, "snapshot": committed})
+        yield _result(lake, name, row, {"unchanged": False, "snapshot": committed})
 
 
 def law(asset: str) -> list[dg.AssetCheckSpec]:
@@ -118,14 +118,8 @@ def _input(lake: Lake, asset: str, partition_key: str) -> Materialization:
     return made
 
 
-def _result(
-    lake: Lake,
-    name: str,
-    row: Materialization,
-    made: Made | None,
-    extra: Mapping[str, Any],
-) -> dg.MaterializeResult:
-    rejections = _by_reason(made.product.rejections) if made is not None else None
+def _result(lake: Lake, name: str, row: Materialization, extra: Mapping[str, Any]) -> dg.MaterializeResult:
+    figures = {key: value for key, value in row.figures.items() if not key.startswith("_")}
     metadata: dict[str, Any] = {
         "rows_in": row.rows_in,
         "rows_out": row.rows_out,
@@ -133,19 +127,11 @@ def _result(
         "seconds": row.seconds,
         "read_snapshot": row.read_snapshot,
         "content_sha256": row.content_sha256,
-        **{key: value for key, value in row.figures.items() if isinstance(value, (int, float, str, bool))},
-        **{key: dg.MetadataValue.json(value) for key, value in row.figures.items() if isinstance(value, (dict, list))},
+        **{key: value for key, value in figures.items() if isinstance(value, (int, float, str, bool))},
+        **{key: dg.MetadataValue.json(value) for key, value in figures.items() if isinstance(value, (dict, list))},
+        **{title: dg.MetadataValue.md(markdown) for title, markdown in row.shown.items()},
         **extra,
     }
-    if rejections is not None and rejections.height:
-        metadata["rejected_by_reason"] = dg.MetadataValue.md(table(rejections))
-    if made is not None:
-        if made.preview is not None and made.preview.height:
-            metadata["preview"] = dg.MetadataValue.md(table(made.preview.head(PREVIEW_ROWS)))
-        for title, png in made.pictures.items():
-            metadata[title] = dg.MetadataValue.md(picture(title, png))
-        for title, path in made.links.items():
-            metadata[title] = dg.MetadataValue.path(path)
     offending = counts_that_do_not_add_up(lake, name)
     counted = dg.AssetCheckResult(
         check_name=COUNTS,
@@ -156,6 +142,17 @@ def _result(
     )
     version = dg.DataVersion(row.content_sha256)
     return dg.MaterializeResult(asset_key=name, metadata=metadata, data_version=version, check_results=[counted])
+
+
+def _with_shown(made: Made) -> Product:
+    """The product with what a person looks at as Markdown: rejections by reason, a preview, pictures, files."""
+    shown = {title: f"`{path}`" for title, path in made.links.items()}
+    if made.product.rejections.height:
+        shown["rejected_by_reason"] = table(_by_reason(made.product.rejections))
+    if made.preview is not None and made.preview.height:
+        shown["preview"] = table(made.preview.head(PREVIEW_ROWS))
+    shown |= {title: picture(title, png) for title, png in made.pictures.items()}
+    return replace(made.product, shown=shown)
 
 
 def _by_reason(rejections: pl.DataFrame) -> pl.DataFrame:

@@ -96,13 +96,13 @@ def ui(
     with plain_errors():
         _environment(profile, home)
         from rankmill.run import prepare_home
-        from rankmill.settings import ROOT, Settings
+        from rankmill.settings import Settings
 
         settings = Settings.load()
         prepare_home(settings)
         _show_domains(settings)
         typer.echo(f"http://127.0.0.1:{port} (home {settings.home})")
-        os.chdir(ROOT)
+        os.chdir(settings.dagster_home)  # a dagster.yaml in the working folder draws a warning
         command = [
             sys.executable,
             "-m",
@@ -373,3 +373,7 @@ def _for_people(error: BaseException) -> bool:
 def main() -> None:
     """Entry point of the `rankmill` command."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -36,11 +36,13 @@ def run_graph(settings: Settings, recipes: Sequence[str], console: Console) -> N
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     from assets.console import PROGRESS
     from assets.definitions import defs
-    from assets.resources import registry_of
+    from assets.resources import Factory, registry_of
 
     progress = RunProgress(console)
     logger = logging.getLogger(PROGRESS)
     logger.addHandler(progress)
+    # Definitions are loaded once a process; the home and profile of this very run come with it.
+    factory = Factory(profile=settings.profile_name, home=str(settings.home))
     active = [entry.domain for entry in registry_of(settings).active()]
     try:
         with dg.DagsterInstance.get() as instance:
@@ -53,7 +55,7 @@ def run_graph(settings: Settings, recipes: Sequence[str], console: Console) -> N
             ]
             for job, partition_key, place in plan:
                 progress.begin(place)
-                _execute(defs, instance, job, partition_key)
+                _execute(defs, instance, factory, job, partition_key)
     finally:
         progress.end()
         logger.removeHandler(progress)
@@ -66,10 +68,11 @@ def _match_partitions(instance: Any, active: Sequence[str]) -> None:
         instance.delete_dynamic_partition("domain", gone)
 
 
-def _execute(defs: Any, instance: Any, job: str, partition_key: str | None) -> None:
+def _execute(defs: Any, instance: Any, factory: Any, job: str, partition_key: str | None) -> None:
     result = defs.resolve_job_def(job).execute_in_process(
         instance=instance,
         partition_key=partition_key,
+        resources={"factory": factory},
         run_config={"loggers": {"console": {"config": {}}}},
         raise_on_error=True,
     )

@@ -1,6 +1,6 @@
 """Batched generation: left padding, batches of like length, early stop, tokens and seconds counted.
 
-    writer = Writer(model, tokenizer, bf16=True)
+    writer = Writer(load_student(folder, dtype="bfloat16"), tokenizer)
     completions = writer.write(prompts, Decoding(max_new_tokens=96, batch=16))
 
 Used by reranking (greedy) and by the rollouts of reinforcement learning (sampling). A sequence ends at eos or as soon
@@ -10,7 +10,6 @@ endpoint behind the engine serves at scale) and beam search.
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,26 +33,24 @@ class Decoding:
     max_new_tokens: int
     batch: int = 32
     temperature: float = 0.0
-    repeats: int = 1
     stop_at_answer: bool = True
 
 
 class Writer:
     """A model that writes completions for chat prompts."""
 
-    def __init__(self, model: Any, tokenizer: Any, bf16: bool) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.bf16 = bf16
 
     def write(self, prompts: Sequence[list[dict[str, str]]], decoding: Decoding) -> Iterator[tuple[int, Completion]]:
-        """Completions as (prompt number, completion), batch by batch, longest prompts first; `repeats` of each."""
+        """Completions as (prompt number, completion), batch by batch, longest prompts first."""
         ids = [
             tuple(self.tokenizer.apply_chat_template(p, add_generation_prompt=True, tokenize=True, return_dict=False))
             for p in prompts
         ]
         # Longest first: padding stays small, and a batch that does not fit into memory fails at once.
-        order = sorted((i for i in range(len(ids)) for _ in range(decoding.repeats)), key=lambda i: -len(ids[i]))
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         for start in range(0, len(order), decoding.batch):
             chunk = order[start : start + decoding.batch]
             yield from zip(chunk, self._write_batch([ids[i] for i in chunk], decoding), strict=True)
@@ -76,7 +73,7 @@ class Writer:
             **(sampling if decoding.temperature > 0 else {"do_sample": False}),
         )
         stop = StoppingCriteriaList([_AnswerWritten(self.tokenizer, width)] if decoding.stop_at_answer else [])
-        with torch.inference_mode(), self._precision():
+        with torch.inference_mode():
             output = self.model.generate(
                 input_ids=input_ids, attention_mask=mask, generation_config=config, stopping_criteria=stop
             )
@@ -89,15 +86,6 @@ class Writer:
         """Up to the first eos: behind a sequence that stopped at its answer, eos is only generate's padding."""
         eos = self.tokenizer.eos_token_id
         return row[: row.index(eos) + keep_eos] if eos in row else row
-
-    @contextmanager
-    def _precision(self) -> Iterator[None]:
-        import torch
-
-        # One autocast around the whole generation: its cache then casts every weight once, not once a token.
-        needed = self.bf16 and next(self.model.parameters()).dtype == torch.float32
-        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=needed):
-            yield
 
 
 class _AnswerWritten:

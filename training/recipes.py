@@ -191,6 +191,11 @@ class Student(Choice):
     bf16: bool = Field(True, description="bf16 arithmetic over fp32 weights.")
     gradient_checkpointing: bool = Field(True, description="Recompute activations: less memory, more time.")
 
+    @property
+    def inference_dtype(self) -> str:
+        """Weights that only write need no fp32: bf16 halves what every token reads."""
+        return "bfloat16" if self.bf16 else "float32"
+
 
 SEAMS: dict[str, dict[str, type[Choice]]] = {
     "units": {"list": ListUnits},

@@ -128,9 +128,7 @@ def run(job: RerankJob, reporter: Reporter, started: float | None = None) -> Rer
 
     quiet()
     source = resolve(job.model, job.base_cache)
-    # Inference keeps no small differences: bf16 weights halve what every token must read.
-    dtype = "bfloat16" if job.recipe.model.bf16 else "float32"
-    writer = Writer(load_student(source, dtype=dtype), load_tokenizer(source), bf16=False)
+    writer = Writer(load_student(source, dtype=job.recipe.model.inference_dtype), load_tokenizer(source))
     everything = read_queries(job.candidates)
     queries, left_out = fitting(everything, job, writer)
     reporter.note(f"rerank {job.student}: {len(queries)} queries on {best_device()}, {len(left_out)} left out")

@@ -25,7 +25,7 @@ def never_train_on(benchmarks: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFr
 def quality_values(lake: Lake, domains: Sequence[str], judged_by: Callable[[str], str], alpha: float) -> dict[str, Any]:
     """What data_quality.html.j2 shows of the newest release."""
     made, rows, values = _common(lake, domains)
-    consistency = [value for d in domains for value in _figures(lake, "consistent_rankings", d).get("values", [])]
+    consistency = [value for d in domains for value in _figures(lake, "consistent_rankings", d).get("_values", [])]
     per_domain = []
     for domain in domains:
         released = rows.filter(pl.col("domain") == domain)

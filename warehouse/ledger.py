@@ -20,7 +20,9 @@ REJECTION_SCHEMA = {"stage": pl.String, "key": pl.String, "reason": pl.String, "
 
 @dataclass(frozen=True)
 class Product:
-    """What an asset made: the writes, the counts of its unit, and what it left out and why.
+    """What an asset made: the writes, the counts of its unit, what it left out and why, and what a person looks at.
+
+    `shown` holds Markdown by title (a preview, a plot), kept so that an unchanged asset can show it again.
 
     `rejections` holds stage, key, reason, detail. Rows whose stage is the asset's name are units of it, and
     rows_in = rows_out + their number. Other stages name smaller things dropped on the way, such as a passage of a list.
@@ -32,6 +34,7 @@ class Product:
     rows_out: int
     rejections: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=REJECTION_SCHEMA))
     figures: Mapping[str, Any] = field(default_factory=dict)
+    shown: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Materialization:
     rows_out: int
     rows_rejected: int
     figures: Mapping[str, Any]
+    shown: Mapping[str, str]
     seconds: float
     run_id: str
     code_version: str
@@ -63,7 +67,7 @@ def latest(lake: Lake, asset: str, partition_key: str = WHOLE) -> Materializatio
     if rows.is_empty():
         return None
     row = rows.row(0, named=True)
-    return Materialization(**{**row, "figures": json.loads(row["figures"])})
+    return Materialization(**{**row, "figures": json.loads(row["figures"]), "shown": json.loads(row["shown"])})
 
 
 def input_sha256(code_version: str, settings: Mapping[str, Any], inputs: Sequence[Materialization]) -> str:
@@ -98,14 +102,14 @@ def enter(
         made = Materialization(
             asset=asset, partition_key=partition_key, input_sha256=inputs_sha256,
             content_sha256=product.content_sha256, read_snapshot=read_snapshot, rows_in=product.rows_in,
-            rows_out=product.rows_out, rows_rejected=units, figures=dict(product.figures), seconds=round(seconds, 3),
-            run_id=message.run_id, code_version=message.code_version, created_at=now(),
+            rows_out=product.rows_out, rows_rejected=units, figures=dict(product.figures),
+            shown=dict(product.shown), seconds=round(seconds, 3), run_id=message.run_id, code_version=message.code_version, created_at=now(),
         )  # fmt: skip
         scope = {"asset": asset, "partition_key": partition_key}
         rejections = product.rejections.select(list(REJECTION_SCHEMA)).with_columns(
             asset=pl.lit(asset), partition_key=pl.lit(partition_key)
         )
-        row = {**made.__dict__, "figures": json.dumps(made.figures, ensure_ascii=False)}
+        row = {**made.__dict__, "figures": json.dumps(made.figures), "shown": json.dumps(made.shown)}
         writes += [*product.writes, Replace("rejections", rejections, scope)]
         writes.append(Replace("materializations", pl.DataFrame([row]), scope))
         entered[asset] = made

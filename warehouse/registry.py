@@ -15,6 +15,14 @@ from warehouse.sources import FolderSource, HubSource, PackageSource, Source, fo
 SEED = "seed"
 
 
+class UnknownDomain(LookupError):
+    """No active source has this domain."""
+
+
+class SourcesConflict(ValueError):
+    """Two sources would become one domain."""
+
+
 @dataclass(frozen=True)
 class Active:
     """One active source: a domain's name, where its rows come from, and how many queries are taken at most."""
@@ -50,12 +58,12 @@ class Registry:
         return sorted((Active(**entry) for entry in entries), key=lambda active: active.domain)
 
     def domain(self, domain: str) -> Active:
-        """The active source of a domain. Raises LookupError naming those there are."""
+        """The active source of a domain. Raises UnknownDomain naming those there are."""
         for active in self.active():
             if active.domain == domain:
                 return active
         known = ", ".join(active.domain for active in self.active())
-        raise LookupError(f"no active source has the domain {domain!r}. Active: {known}. Add one with --sources DIR.")
+        raise UnknownDomain(f"no active source has the domain {domain!r}. Active: {known}. Add one with --sources DIR.")
 
     def activate(self, sources: list[str], limit: int | None) -> list[Active]:
         """Make `sources` (folders, `seed`, or `hf:<name>`) the active ones and return them; nothing is read yet."""
@@ -66,11 +74,12 @@ class Registry:
             elif given.startswith("hf:"):
                 name = given.removeprefix("hf:")
                 found = [Active(name, "hub", name, limit)]
+                found[0].source().fingerprint()  # an unknown name is refused here, before anything is kept
             else:
                 found = [Active(s.domain, "folder", str(s.path), limit) for s in folder_sources([Path(given)])]
             for active in found:
                 if active.domain in chosen and chosen[active.domain] != active:
-                    raise ValueError(
+                    raise SourcesConflict(
                         f"two sources are named {active.domain!r}: {chosen[active.domain].location} and "
                         f"{active.location}. Rename one folder: each becomes a domain of its own name."
                     )

@@ -77,6 +77,6 @@ CREATE TABLE leaderboard (
 -- What was made, from what, and how the counts add up: the ledger behind "hash, then work" and behind the law checks.
 CREATE TABLE materializations (
     asset VARCHAR, partition_key VARCHAR, input_sha256 VARCHAR, content_sha256 VARCHAR, read_snapshot BIGINT,
-    rows_in BIGINT, rows_out BIGINT, rows_rejected BIGINT, figures VARCHAR, seconds DOUBLE, run_id VARCHAR,
+    rows_in BIGINT, rows_out BIGINT, rows_rejected BIGINT, figures VARCHAR, shown VARCHAR, seconds DOUBLE, run_id VARCHAR,
     code_version VARCHAR, created_at VARCHAR
 );
