@@ -194,7 +194,7 @@ def ranking_questions(
         hard = [docid for docid, grade in grades.items() if grade == 0]
         chosen = assemble_list(pool.qid, positives, hard, pool.docids, pool.texts, settings.list_size, settings.seed)
         copies_left += [
-            (f"{pool.qid}/{docid}", "duplicate_passage", f"near copy of {twin} in the same list")
+            (f"{pool.qid}/{docid}", "duplicate_passage", f"near copy of {twin}, a passage of the same query")
             for docid, twin in chosen.duplicates
         ]
         if not chosen.relevant:

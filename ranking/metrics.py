@@ -60,7 +60,7 @@ def _ranked(run: pl.DataFrame, qrels: pl.DataFrame, keys: list[str]) -> pl.DataF
     return (
         run.select(*keys, "docid", pl.col("score").cast(pl.Float32))
         .join(qrels.select(*keys, "docid", "grade"), on=[*keys, "docid"], how="left")
-        .with_columns(grade=pl.col("grade").fill_null(0).clip(lower_bound=0))
+        .with_columns(grade=pl.col("grade").fill_null(0))
         .sort(*keys, "score", "docid", descending=[*[False] * len(keys), True, True])
         .with_columns(rank=pl.int_range(1, pl.len() + 1).over(keys))
         .filter(pl.col("grade") > 0)

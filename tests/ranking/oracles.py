@@ -23,10 +23,15 @@ def trec_names(measures: Sequence[str]) -> dict[str, str]:
 
 
 def trec_eval(run: Scores, qrels: Grades, measures: Sequence[str]) -> dict[str, dict[str, float]]:
-    """qid -> measure -> value for the queries that run and qrels share (trec_eval passes over the others)."""
+    """qid -> measure -> value for the queries that run and qrels share (trec_eval passes over the others).
+
+    A query whose judgements are all negative is kept from it: trec_eval crashes on one, sooner or later. Nothing is
+    relevant to such a query, so every measure is 0, as for one that it passes over.
+    """
     names = trec_names(measures)
     cuts = {name.rsplit("_", 1)[0] + "." + name.rsplit("_", 1)[1] if "@" in m else name for m, name in names.items()}
-    found = pytrec_eval.RelevanceEvaluator(qrels, cuts).evaluate(run)
+    safe = {qid: judged for qid, judged in qrels.items() if max(judged.values()) >= 0}
+    found = pytrec_eval.RelevanceEvaluator(safe, cuts).evaluate(run) if safe else {}
     return {qid: {m: values[name] for m, name in names.items()} for qid, values in found.items()}
 
 

@@ -14,7 +14,8 @@ ALPHA = 0.4
 
 
 def rankings(*rows: tuple[str, list[str], list[str]]) -> pl.DataFrame:
-    schema = {"ranking_id": pl.String, "final_list": pl.List(pl.String), "relevant_docids": pl.List(pl.String)}
+    many = pl.List(pl.String)
+    schema = pl.Schema({"ranking_id": pl.String(), "final_list": many, "relevant_docids": many})
     return pl.DataFrame(list(rows), schema=schema, orient="row")
 
 

@@ -61,6 +61,15 @@ def test_ties_go_by_docid_even_where_more_passages_tie_than_the_search_asks_for(
     assert found == [docid for docid in sorted(docids) if docid not in excluded][:5]
 
 
+def test_a_query_that_excludes_more_than_it_asks_for_still_gets_its_k() -> None:
+    docids = [f"d{number:03}" for number in range(5 * TIE_MARGIN)]
+    # The longer the passage the lower its score, so that the excluded are the best and no two tie.
+    retriever = Bm25(docids, [" ".join(["river", *["stone"] * number]) for number in range(len(docids))])
+    excluded = set(docids[: 3 * TIE_MARGIN])
+    found = retriever.search(["river"], 5, [excluded])["docid"].to_list()
+    assert found == docids[3 * TIE_MARGIN :][:5]
+
+
 def test_a_passage_that_shares_no_word_is_no_candidate() -> None:
     retriever = Bm25(["a", "b"], ["rivers and stones", "engines"])
     hits = retriever.search(["river", "unheard of", "the of and", ""], 5, [set()] * 4)

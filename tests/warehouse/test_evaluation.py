@@ -96,7 +96,10 @@ def board() -> pl.DataFrame:
     first = {("a", "1"): 0.2, ("a", "2"): 0.4, ("b", "1"): 0.9}
     better = {("a", "1"): 0.5, ("a", "2"): 0.7, ("b", "1"): 0.3}
     calls = pl.DataFrame(
-        [("r", "sft", "a", None, 100, 20, 1.5), ("r", "sft", "a", "list", 100, 30, 0.5), ("r", "sft", "b", "tags", 7, 3, 2.0)],
+        [
+            ("r", "sft", "a", None, 100, 20, 1.5), ("r", "sft", "a", "list", 100, 30, 0.5),
+            ("r", "sft", "b", "tags", 7, 3, 2.0),
+        ],
         schema=CALLS, orient="row",
     )  # fmt: skip
     return leaderboard(

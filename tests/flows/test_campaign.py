@@ -1,0 +1,202 @@
+"""The campaign: real questions to the stand-in teacher over HTTP; nothing bought twice, nothing told that is secret."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from pydantic import SecretStr
+
+from flows.campaign import EXCHANGE_SCHEMA, TeacherSettings, label
+from flows.labelling import (
+    LabelSettings,
+    Pool,
+    Question,
+    mining_questions,
+    ranking_questions,
+    read_mining,
+    read_rankings,
+)
+from inference.budget import Budget, BudgetExceeded
+from inference.endpoint import Endpoint, EndpointRefused
+from inference.engine import Engine, ask_all
+from inference.exchange import Exchange
+from inference.pace import PaceSettings
+from inference.prices import Price, Prices
+from inference.standin import Faults, running_standin
+from inference.store import ExchangeStore
+
+KEY = "sk-9f8e7d6c5b4a-very-secret"
+TEXTS = {
+    "d0": "Osmosis draws water through the membrane of a cell to the saltier side.",
+    "d1": "Pasta water should be salted before it boils.",
+    "d2": "Sailors carried casks of fresh water.",
+    "d3": "A cell is the smallest unit of life.",
+}
+DEAR = Price(input=1e6, cached=1e6, output=1e6, source="a dollar a token makes budgets easy to read")
+
+
+def pools(count: int) -> list[Pool]:
+    query = "Why does salt water dry out cell number {}?"
+    return [Pool("math", f"q{n}", query.format(n), "By osmosis.", tuple(TEXTS), TEXTS) for n in range(count)]
+
+
+def mining(count: int) -> list[Question]:
+    return mining_questions(pools(count), LabelSettings(), TeacherSettings(max_tokens=400).sampling)
+
+
+def ranking(count: int) -> list[Question]:
+    people = pl.DataFrame({"qid": [f"q{n}" for n in range(count)], "docid": ["d0"] * count, "grade": [1] * count})
+    nobody = people.clear()
+    sampling = TeacherSettings(max_tokens=400).sampling
+    return ranking_questions(pools(count), nobody, people, "human", LabelSettings(), sampling, "teacher_rankings")[0]
+
+
+def test_the_stand_in_s_answers_become_judgements_and_rankings(tmp_path: Path) -> None:
+    asked = mining(3)
+    bought = label("mine", asked, TeacherSettings(), tmp_path / "x.sqlite", "math")
+    mined = read_mining(asked, bought.outcomes, "math", "mined_judgements")
+    assert mined.rows.filter(pl.col("role") == "positive")["docid"].unique().to_list() == ["d0"]
+    assert bought.calls == len(asked) == bought.exchanges.height
+    lists = ranking(3)
+    ranked = read_rankings(
+        lists, label("rank", lists, TeacherSettings(), tmp_path / "x.sqlite", "math").outcomes, "math", "human", "s"
+    )
+    assert ranked.rejections.is_empty()
+    assert ranked.rows["judge"].unique().to_list() == ["stand-in-teacher"]
+    for row in ranked.rows.iter_rows(named=True):
+        assert sorted(row["final_list"]) == sorted(row["initial_list"])
+        assert row["reasoning"]
+    assert set(ranked.rows["exchange_key"]) == {question.request.key for question in lists}
+
+
+def test_a_second_call_buys_nothing_and_brings_the_same(tmp_path: Path) -> None:
+    asked = ranking(12)
+    with running_standin(Faults(rate_garbage=0.4, rate_500=0.1)) as server:
+        teacher = TeacherSettings(base_url=server.base_url)
+        first = label("rank", asked, teacher, tmp_path / "x.sqlite", "math")
+        paid = server.counts["answered"]
+        again = label("rank", asked, teacher, tmp_path / "x.sqlite", "math")
+        assert server.counts["answered"] == paid
+    repairs = first.exchanges.height - len(asked)
+    # Garbage was answered, so that repair turns are among what must not be bought again.
+    assert repairs > 0
+    assert (first.calls, first.stored) == (paid, 0) == (len(asked) + repairs, 0)
+    assert again.figures == {"calls": 0, "cache_hits": paid, "tokens": 0, "usd": 0.0}
+    assert again.exchanges.equals(first.exchanges)
+    for domain in ("math", "other"):
+        made = [read_rankings(asked, bought.outcomes, domain, "human", "s") for bought in (first, again)]
+        assert made[0].rows.equals(made[1].rows)
+        assert made[0].rejections.equals(made[1].rejections)
+
+
+def test_only_what_is_missing_is_bought_when_questions_are_added(tmp_path: Path) -> None:
+    label("rank", ranking(4), TeacherSettings(), tmp_path / "x.sqlite", "math")
+    more = label("rank", ranking(7), TeacherSettings(), tmp_path / "x.sqlite", "math")
+    assert (more.calls, more.stored, more.exchanges.height) == (3, 4, 7)
+
+
+def test_an_answer_that_still_wants_its_repair_turn_gets_one(tmp_path: Path) -> None:
+    # As after a kill between a faulty answer and its repair: every first answer is stored, and no second one.
+    asked = ranking(3)
+    with running_standin(Faults(rate_garbage=1.0)) as server, ExchangeStore(tmp_path / "x.sqlite") as store:
+        endpoint = Endpoint(base_url=server.base_url, api_key=SecretStr("none"))
+        engine = Engine(endpoint, store, Budget(), Prices.load(), PaceSettings())
+        ask_all(engine, [question.request for question in asked])
+    bought = label("rank", asked, TeacherSettings(), tmp_path / "x.sqlite", "math")
+    assert (bought.calls, bought.stored) == (3, 3)
+    assert all(isinstance(outcome, Exchange) and outcome.repaired for outcome in bought.outcomes)
+    assert read_rankings(asked, bought.outcomes, "math", "human", "s").rows.height == 3
+
+
+def test_exchange_rows_are_whole_and_name_question_prompt_and_price(tmp_path: Path) -> None:
+    asked = mining(4)
+    rows = label("mine", asked, TeacherSettings(price=DEAR), tmp_path / "x.sqlite", "math").exchanges
+    assert dict(rows.schema) == dict(EXCHANGE_SCHEMA)
+    assert rows["key"].n_unique() == rows.height == len(asked)
+    by_key = {question.request.key: question for question in asked}
+    for row in rows.iter_rows(named=True):
+        question = by_key[row["key"]]
+        assert json.loads(row["messages"]) == [dict(message) for message in question.request.messages]
+        assert (row["purpose"], row["prompt_sha256"]) == (question.purpose, question.template.sha256)
+        assert row["usd"] == row["prompt_tokens"] + row["completion_tokens"] > 0
+        assert json.loads(row["sampling"])["temperature"] == 0.6
+
+
+def test_no_row_file_or_message_holds_the_key(tmp_path: Path) -> None:
+    asked, told = mining(4), list[str]()
+    with running_standin(Faults(rate_garbage=0.5), api_key=KEY) as server:
+        teacher = TeacherSettings(base_url=server.base_url, api_key=SecretStr(KEY))
+        bought = label("mine", asked, teacher, tmp_path / "x.sqlite", "math", told.append)
+        with pytest.raises(EndpointRefused) as refused:
+            wrong = TeacherSettings(base_url=server.base_url, api_key=SecretStr(KEY[::-1]))
+            label("mine", mining(5), wrong, tmp_path / "x.sqlite", "math", told.append)
+    assert told
+    places = [bought.exchanges.write_json(), repr(bought), repr(teacher), teacher.model_dump_json(), str(told)]
+    places += [str(refused.value), repr(refused.value)]
+    for secret in (KEY, KEY[::-1]):
+        assert not [place for place in places if secret in place]
+        assert not [file for file in tmp_path.iterdir() if secret.encode() in file.read_bytes()]
+
+
+def test_a_budget_stops_the_campaign_and_everything_bought_is_kept(tmp_path: Path) -> None:
+    asked = ranking(30)
+    poor = TeacherSettings(price=DEAR, budget_usd=4000.0, max_tokens=400, max_in_flight=4)
+    with running_standin() as server:
+        poor = poor.model_copy(update={"base_url": server.base_url})
+        with pytest.raises(BudgetExceeded, match=r"stopped at \$[\d,.]+ of \$4,000\.00 after \d+ of 30 requests; all"):
+            label("teacher_rankings math", asked, poor, tmp_path / "x.sqlite", "math")
+        bought = server.counts["answered"]
+        assert 0 < bought < 30
+        with ExchangeStore(tmp_path / "x.sqlite") as store:
+            assert len(store.has(question.request.key for question in asked)) == bought
+            assert 0 < store.spent("all").usd <= 4000
+        rich = poor.model_copy(update={"budget_usd": 1e9})
+        rest = label("teacher_rankings math", asked, rich, tmp_path / "x.sqlite", "math")
+        assert (rest.calls, rest.stored, server.counts["answered"]) == (30 - bought, bought, 30)
+
+
+def test_no_questions_are_answered_with_nothing(tmp_path: Path) -> None:
+    bought = label("mine", [], TeacherSettings(), tmp_path / "x.sqlite", "math")
+    assert (bought.outcomes, bought.exchanges.height, bought.calls) == ((), 0, 0)
+    assert dict(bought.exchanges.schema) == dict(EXCHANGE_SCHEMA)
+
+
+FLOW = """
+import sys, time, pathlib
+sys.path.insert(0, sys.argv[1])
+from test_campaign import DEAR, TeacherSettings, label, ranking
+from inference.budget import BudgetExceeded
+store, asked = pathlib.Path(sys.argv[2]), ranking(3)
+try:
+    label("rank math", asked, TeacherSettings(price=DEAR, budget_usd=1.0), store, "math", flow_server=True)
+except BudgetExceeded as error:
+    print(f"STOPPED {error}")
+bought = label("rank math", asked, TeacherSettings(), store, "math", flow_server=True)
+print("BOUGHT", bought.calls, bought.stored)
+started = time.monotonic()
+again = label("rank math", asked, TeacherSettings(), store, "math", flow_server=True)
+print("AGAIN", again.calls, again.stored, time.monotonic() - started < 2)
+"""
+
+
+def test_under_prefect_a_spent_budget_is_not_retried_and_stored_answers_need_no_flow(tmp_path: Path) -> None:
+    here = str(Path(__file__).parent)
+    quiet = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_LOGGING_LEVEL": "INFO", "DO_NOT_TRACK": "1"}
+    started = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", FLOW, here, str(tmp_path / "x.sqlite")],
+        env={**os.environ, **quiet}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    said = [line for line in ended.stdout.splitlines() if line.split(" ")[0] in ("STOPPED", "BOUGHT", "AGAIN")]
+    assert said[0].startswith("STOPPED stopped at $0.00 of $1.00 after 0 of 3 requests")
+    assert said[1:] == ["BOUGHT 3 0", "AGAIN 0 3 True"]
+    assert "Retry" not in ended.stderr, time.monotonic() - started
+    assert "label-chunk" in ended.stderr
