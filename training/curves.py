@@ -77,4 +77,3 @@ def quiet() -> None:
     datasets.disable_progress_bars()
     logging.getLogger("trl").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(trl|transformers|torch|peft|accelerate)(\.|$)")
-    warnings.filterwarnings("ignore", message=r"You are using 'rollout_func'")

@@ -23,8 +23,9 @@ import polars as pl
 from ranking.decoding import Window, decode_all, sliding_window
 from ranking.parsing import parse_answer, recover_order
 from ranking.prompts import load_template
+from training.curves import quiet
 from training.examples import prompt_length, ranking_prompt
-from training.host import keep_memory
+from training.host import settle
 from training.jobs import LeftOut, RerankJob, RerankResult, finished, publish, weights_sha256, workspace
 from training.reporting import Reporter, open_reporter
 
@@ -122,7 +123,6 @@ def run(job: RerankJob, reporter: Reporter, started: float | None = None) -> Rer
         return done
     started = time.time() if started is None else started
     from training.checkpoints import hardware, versions
-    from training.curves import quiet
     from training.generate import Writer
     from training.student import best_device, load_student, load_tokenizer, resolve
 
@@ -234,7 +234,7 @@ def run_rows(queries: Sequence[Query], orders: dict[tuple[str, str], tuple[int, 
 def main(argv: Sequence[str]) -> None:
     """Run the job files named on the command line, one after the other."""
     started = time.time()
-    keep_memory()
+    settle()
     with open_reporter() as reporter:
         for path in argv:
             run(RerankJob.model_validate_json(Path(path).read_bytes()), reporter, started)

@@ -15,7 +15,8 @@ from typing import Any
 
 from ranking.parsing import Fault
 from ranking.rewards import MultiViewReward
-from training.host import keep_memory
+from training.curves import quiet
+from training.host import settle
 from training.jobs import RlJob, TrainResult, finished, publish, workspace
 from training.recipes import Grpo, Recipe, Student
 from training.reporting import Reporter, open_reporter
@@ -47,17 +48,17 @@ def run(job: RlJob, reporter: Reporter) -> TrainResult:
         reporter.note(f"rl: nothing to do, {job.folder} is finished")
         return done
     started = time.time()
+    quiet()
     from datasets import Dataset
     from transformers import set_seed
     from trl import GRPOTrainer
 
     from training.checkpoints import read_rows, require, write_checkpoint
-    from training.curves import Curve, merged, only_curve, quiet
+    from training.curves import Curve, merged, only_curve
     from training.examples import rl_prompts
     from training.generate import Writer
     from training.student import load_student, load_tokenizer, resolve
 
-    quiet()
     set_seed(job.seed)
     source = resolve(job.model, job.base_cache)
     tokenizer = load_tokenizer(source)
@@ -198,7 +199,7 @@ def _config(sampling: Grpo, model: Student, part: Path, seed: int) -> Any:
 def main(argv: Sequence[str]) -> None:
     """Run the job file named on the command line."""
     (path,) = argv
-    keep_memory()
+    settle()
     with open_reporter() as reporter:
         run(RlJob.model_validate_json(Path(path).read_bytes()), reporter)
 

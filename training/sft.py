@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.host import keep_memory
+from training.curves import quiet
+from training.host import settle
 from training.jobs import SftJob, TrainResult, finished, publish, workspace
 from training.recipes import CrossEntropy, Student
 from training.reporting import Reporter, open_reporter
@@ -34,16 +35,16 @@ def run(job: SftJob, reporter: Reporter) -> TrainResult:
         reporter.note(f"sft: nothing to do, {job.folder} is finished")
         return done
     started = time.time()
+    quiet()
     from datasets import Dataset
     from transformers import set_seed
     from trl import SFTTrainer
 
     from training.checkpoints import read_rows, require, write_checkpoint
-    from training.curves import Curve, merged, only_curve, quiet
+    from training.curves import Curve, merged, only_curve
     from training.examples import sft_examples
     from training.student import load_student, load_tokenizer, resolve
 
-    quiet()
     set_seed(job.seed)
     source = resolve(job.model, job.base_cache)
     tokenizer = load_tokenizer(source)
@@ -132,7 +133,7 @@ def lora(model: Student) -> Any:
 def main(argv: Sequence[str]) -> None:
     """Run the job file named on the command line."""
     (path,) = argv
-    keep_memory()
+    settle()
     with open_reporter() as reporter:
         run(SftJob.model_validate_json(Path(path).read_bytes()), reporter)
 

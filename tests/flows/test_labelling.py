@@ -315,7 +315,7 @@ def test_what_is_left_out_of_a_list_as_a_copy_is_told() -> None:
         [pool], teacher([]), human([("q1", "d0", 1)]), "human", SETTINGS, SAMPLING, "teacher_rankings"
     )
     assert set(asked[0].docids) == {"d0", "d2"}
-    assert dropped.rows() == [("passage", "q1/d1", "duplicate_passage", "near copy of d0 in the same list")]
+    assert dropped.rows() == [("passage", "q1/d1", "duplicate_passage", "near copy of d0, a passage of the same query")]
 
 
 def test_a_question_tells_what_is_wrong_with_an_answer() -> None:
