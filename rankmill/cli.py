@@ -257,8 +257,8 @@ def _print_frame(frame: Any, as_json: bool) -> None:
 
 def _print_leaderboard(settings: Any, as_json: bool = False) -> None:
     from rankmill.settings import SettingsError
-    from warehouse.evaluation import page_rows
     from warehouse.lake import Lake
+    from warehouse.leaderboard import page_rows
 
     rows = []
     if settings.lake_folder.is_dir():

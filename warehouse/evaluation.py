@@ -1,18 +1,19 @@
-"""From runs to scores to a leaderboard: which held-out queries count, what each stage scored, and how sure that is."""
+"""From held-out queries to scored runs: which queries count, what a reranker reads, what every stage scored."""
 
-import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
 from ranking.lists import seed_of
-from ranking.metrics import DEFAULT_MEASURES, bootstrap_mean, evaluate
+from ranking.metrics import DEFAULT_MEASURES, evaluate
 from ranking.prompts import titled
+from warehouse.lake import content_sha256
 
-STAGES = ("bm25", "base", "sft", "rl")
-HEADLINE = "nDCG@10"
-ALL_DOMAINS = "all"
+FIRST_STAGE = "bm25"
+RUN_COLUMNS = ("domain", "qid", "docid", "rank", "score")
+CALL_COLUMNS = ("domain", "qid", "docids", "completion", "fault", "prompt_tokens", "completion_tokens", "seconds")
 
 
 def held_out(queries: pl.DataFrame, qrels: pl.DataFrame, limit: int | None, seed: int) -> pl.DataFrame:
@@ -53,82 +54,54 @@ def score(run: pl.DataFrame, qrels: pl.DataFrame) -> pl.DataFrame:
     return wide.unpivot(index=["domain", "qid"], variable_name="measure", value_name="value")
 
 
-def leaderboard(
-    scores: pl.DataFrame, calls: pl.DataFrame, queries: pl.DataFrame, models: pl.DataFrame, resamples: int, seed: int
-) -> pl.DataFrame:
-    """One row a recipe, domain and stage, and one for the mean of all domains.
+@dataclass(frozen=True)
+class Reranked:
+    """A finished reranking: the name of the run, its model's id, and the folder with run.parquet and calls.parquet."""
 
-    `scores`: recipe, stage, model, domain, qid, measure, value. `calls`: recipe, stage, domain, fault, tokens, seconds.
-    `queries`: domain, split. Intervals are bootstraps over queries; `versus_*` is the paired difference to BM25.
-    """
-    wide = scores.pivot(on="measure", index=["recipe", "stage", "model", "domain", "qid"], values="value")
-    split = dict(queries.select("domain", "split").iter_rows())
-    release = dict(models.select("model", "release").iter_rows())
-    rows = []
-    for recipe in wide["recipe"].unique().sort():
-        ours = wide.filter(pl.col("recipe") == recipe)
-        base = ours.filter(pl.col("stage") == "bm25")
-        for domain in [*sorted(ours["domain"].unique()), ALL_DOMAINS]:
-            for stage in STAGES:
-                part = _of(ours.filter(pl.col("stage") == stage), domain)
-                if part.is_empty():
-                    continue
-                asked = _of(calls.filter((pl.col("recipe") == recipe) & (pl.col("stage") == stage)), domain)
-                rows.append(
-                    {
-                        "recipe": recipe,
-                        "domain": domain,
-                        "stage": stage,
-                        "fused": False,
-                        "model": part["model"][0],
-                        "release": release.get(part["model"][0], ""),
-                        "split": split.get(domain, "held-out"),
-                        "queries": part.height,
-                        **_statistics(part, _of(base, domain), resamples, seed),
-                        **_cost(asked, part.height),
-                    }
-                )
-    return pl.DataFrame(rows, infer_schema_length=None)
+    run: str
+    model: str
+    folder: Path
 
 
-def _of(frame: pl.DataFrame, domain: str) -> pl.DataFrame:
-    return frame if domain == ALL_DOMAINS else frame.filter(pl.col("domain") == domain)
+@dataclass(frozen=True)
+class Runs:
+    """Runs of all stages, the calls behind them, and per-query scores, as rows of the lake."""
+
+    runs: pl.DataFrame
+    calls: pl.DataFrame
+    scores: pl.DataFrame
 
 
-def _statistics(part: pl.DataFrame, base: pl.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
-    _, low, high = bootstrap_mean(part[HEADLINE].to_numpy(), resamples, seed)
-    pair = part.join(base.select("domain", "qid", base=HEADLINE), on=["domain", "qid"], how="inner")
-    versus, versus_low, versus_high = bootstrap_mean((pair[HEADLINE] - pair["base"]).to_numpy(), resamples, seed)
-    measures = {measure: float(part[measure].mean() or 0.0) for measure in DEFAULT_MEASURES}  # type: ignore[arg-type]
-    return {
-        "measures": json.dumps(measures),
-        "low": low,
-        "high": high,
-        "versus_bm25": versus,
-        "versus_low": versus_low,
-        "versus_high": versus_high,
-    }
+def keep_candidates(candidates: pl.DataFrame, folder: Path) -> tuple[Path, str]:
+    """`candidates` as a Parquet file named by its content, and the hash of that content."""
+    digest = content_sha256(candidates, ["domain", "qid", "rank"])
+    path = folder / f"candidates-{digest[:12]}.parquet"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        candidates.write_parquet(part)
+        part.replace(path)
+    return path, digest
 
 
-def _cost(calls: pl.DataFrame, queries: int) -> dict[str, float]:
-    tokens = float((calls["prompt_tokens"] + calls["completion_tokens"]).sum())
-    return {
-        "malformed_rate": float(calls["fault"].is_not_null().sum()) / max(1, calls.height),
-        "calls_per_query": calls.height / queries,
-        "tokens_per_query": tokens / queries,
-        "seconds_per_query": float(calls["seconds"].sum()) / queries,
-    }
+def collect(recipe: str, first: pl.DataFrame, reranked: Mapping[str, Reranked], qrels: pl.DataFrame) -> Runs:
+    """The first stage and every reranking of it (by stage), scored over the queries of `first` and `qrels`."""
+    names = {"run": f"{FIRST_STAGE}-{content_sha256(first, ['domain', 'qid', 'rank'])[:12]}", "model": FIRST_STAGE}
+    runs = [_named(first.select(*RUN_COLUMNS), recipe, FIRST_STAGE, names)]
+    calls = []
+    for stage, made in reranked.items():
+        names = {"run": made.run, "model": made.model}
+        runs.append(_named(pl.read_parquet(made.folder / "run.parquet").select(*RUN_COLUMNS), recipe, stage, names))
+        written = pl.read_parquet(made.folder / "calls.parquet").select(*CALL_COLUMNS, prompt_sha256="prompt_hash")
+        calls.append(_named(written, recipe, stage, names))
+    scores = [
+        _named(score(run, qrels), recipe, run["stage"][0], {"run": run["run"][0], "model": run["model"][0]})
+        for run in runs
+    ]
+    together = [pl.concat(frames, how="vertical_relaxed") for frames in (runs, calls, scores)]
+    return Runs(together[0], together[1], together[2].with_columns(fused=pl.lit(False)))
 
 
-def page_rows(board: pl.DataFrame) -> list[dict[str, Any]]:
-    """Rows of a leaderboard for people: measures spread out, the best stage of each domain marked."""
-    rows = []
-    for row in board.iter_rows(named=True):
-        measures = json.loads(row["measures"])
-        rows.append({**row, "value": measures[HEADLINE], "recall": measures["R@10"], "rr": measures["RR"]})
-    for row in rows:
-        rivals: Sequence[float] = [
-            r["value"] for r in rows if (r["recipe"], r["domain"]) == (row["recipe"], row["domain"])
-        ]
-        row["best"] = row["value"] == max(rivals)
-    return rows
+def _named(frame: pl.DataFrame, recipe: str, stage: str, names: Mapping[str, str]) -> pl.DataFrame:
+    literals = {"recipe": recipe, "stage": stage, **names}
+    return frame.with_columns(**{name: pl.lit(value) for name, value in literals.items()})

@@ -103,7 +103,8 @@ def enter(
             asset=asset, partition_key=partition_key, input_sha256=inputs_sha256,
             content_sha256=product.content_sha256, read_snapshot=read_snapshot, rows_in=product.rows_in,
             rows_out=product.rows_out, rows_rejected=units, figures=dict(product.figures),
-            shown=dict(product.shown), seconds=round(seconds, 3), run_id=message.run_id, code_version=message.code_version, created_at=now(),
+            shown=dict(product.shown), seconds=round(seconds, 3), run_id=message.run_id,
+            code_version=message.code_version, created_at=now(),
         )  # fmt: skip
         scope = {"asset": asset, "partition_key": partition_key}
         rejections = product.rejections.select(list(REJECTION_SCHEMA)).with_columns(

@@ -1,4 +1,4 @@
-"""The main job on a few queries, for real: processes, HTTP, training, evaluation; killed once, run again, run thrice."""
+"""The main job on a few queries, for real: HTTP, training, evaluation; killed once, run again, run thrice."""
 
 import json
 import os

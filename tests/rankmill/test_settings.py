@@ -20,7 +20,7 @@ def test_an_unknown_profile_names_those_there_are() -> None:
 def test_a_misspelt_value_in_a_profile_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("description: mine\nlabels: {list_sise: 8}\n", "utf-8")
-    with pytest.raises(SettingsError, match="labels.list_sise"):
+    with pytest.raises(SettingsError, match=r"labels\.list_sise"):
         load_profile(str(path))
 
 

@@ -51,12 +51,12 @@ def put(lake: Lake, products: dict[str, Product], partition_key: str = "math", i
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("rows_in", [0, 4, 6, 7])
-def test_counts_that_do_not_add_up_stop_everything_before_a_write(lake: Lake, rows_in: int) -> None:
+def test_counts_that_do_not_add_up_stop_everything_before_a_write(lake: Lake) -> None:
     before = lake.snapshot()
-    good, bad = product("queries", "coding", 2), product("candidates", "math", 3, dropped=2, rows_in=rows_in)
-    with pytest.raises(CountError, match=f"candidates math: {rows_in} in, 3 out and 2 rejected do not add up"):
-        put(lake, {"queries": good, "candidates": bad})
+    for rows_in in (0, 4, 6, 7):
+        good, bad = product("queries", "coding", 2), product("candidates", "math", 3, dropped=2, rows_in=rows_in)
+        with pytest.raises(CountError, match=f"candidates math: {rows_in} in, 3 out and 2 rejected do not add up"):
+            put(lake, {"queries": good, "candidates": bad})
     assert lake.snapshot() == before
     assert lake.read("candidates").is_empty()
     assert latest(lake, "queries", "math") is None

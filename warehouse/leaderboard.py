@@ -1,0 +1,144 @@
+"""The leaderboard: scores and calls into one row a recipe, domain and stage, and the page that shows them."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from ranking.metrics import DEFAULT_MEASURES, bootstrap_mean
+from warehouse import pictures
+from warehouse.evaluation import FIRST_STAGE
+from warehouse.reports import data_uri
+
+STAGES = (FIRST_STAGE, "base", "sft", "rl")
+HEADLINE = "nDCG@10"
+ALL_DOMAINS = "all"
+SHOWN = ("recipe", "domain", "stage", "queries", "value", "low", "high", "malformed_rate")
+CURVES = ("loss", "reward", "malformed_rate")
+
+
+def leaderboard(
+    scores: pl.DataFrame, calls: pl.DataFrame, queries: pl.DataFrame, models: pl.DataFrame, resamples: int, seed: int
+) -> pl.DataFrame:
+    """One row a recipe, domain and stage, and one for the mean of all domains.
+
+    `scores`: recipe, stage, model, domain, qid, measure, value. `calls`: recipe, stage, domain, fault, tokens, seconds.
+    `queries`: domain, split. Intervals are bootstraps over queries; `versus_*` is the paired difference to BM25.
+    """
+    wide = scores.pivot(on="measure", index=["recipe", "stage", "model", "domain", "qid"], values="value")
+    split = dict(queries.select("domain", "split").iter_rows())
+    release = dict(models.select("model", "release").iter_rows())
+    rows = []
+    for recipe in wide["recipe"].unique().sort():
+        ours = wide.filter(pl.col("recipe") == recipe)
+        base = ours.filter(pl.col("stage") == FIRST_STAGE)
+        for domain in [*sorted(ours["domain"].unique()), ALL_DOMAINS]:
+            for stage in STAGES:
+                part = _of(ours.filter(pl.col("stage") == stage), domain)
+                if part.is_empty():
+                    continue
+                asked = _of(calls.filter((pl.col("recipe") == recipe) & (pl.col("stage") == stage)), domain)
+                rows.append(
+                    {
+                        "recipe": recipe,
+                        "domain": domain,
+                        "stage": stage,
+                        "fused": False,
+                        "model": part["model"][0],
+                        "release": release.get(part["model"][0], ""),
+                        "split": split.get(domain, "held-out"),
+                        "queries": part.height,
+                        **_statistics(part, _of(base, domain), resamples, seed),
+                        **_cost(asked, part.height),
+                    }
+                )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _of(frame: pl.DataFrame, domain: str) -> pl.DataFrame:
+    return frame if domain == ALL_DOMAINS else frame.filter(pl.col("domain") == domain)
+
+
+def _statistics(part: pl.DataFrame, base: pl.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    _, low, high = bootstrap_mean(part[HEADLINE].to_numpy(), resamples, seed)
+    pair = part.join(base.select("domain", "qid", base=HEADLINE), on=["domain", "qid"], how="inner")
+    versus, versus_low, versus_high = bootstrap_mean((pair[HEADLINE] - pair["base"]).to_numpy(), resamples, seed)
+    measures = {measure: float(part[measure].mean() or 0.0) for measure in DEFAULT_MEASURES}  # type: ignore[arg-type]
+    return {
+        "measures": json.dumps(measures),
+        "low": low,
+        "high": high,
+        "versus_bm25": versus,
+        "versus_low": versus_low,
+        "versus_high": versus_high,
+    }
+
+
+def _cost(calls: pl.DataFrame, queries: int) -> dict[str, float]:
+    tokens = float((calls["prompt_tokens"] + calls["completion_tokens"]).sum())
+    return {
+        "malformed_rate": float(calls["fault"].is_not_null().sum()) / max(1, calls.height),
+        "calls_per_query": calls.height / queries,
+        "tokens_per_query": tokens / queries,
+        "seconds_per_query": float(calls["seconds"].sum()) / queries,
+    }
+
+
+def page_rows(board: pl.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a leaderboard for people: measures spread out, the best stage of each domain marked."""
+    rows = []
+    for row in board.iter_rows(named=True):
+        measures = json.loads(row["measures"])
+        rows.append({**row, "value": measures[HEADLINE], "recall": measures["R@10"], "rr": measures["RR"]})
+    for row in rows:
+        rivals = [r["value"] for r in rows if (r["recipe"], r["domain"]) == (row["recipe"], row["domain"])]
+        row["best"] = row["value"] == max(rivals)
+    return rows
+
+
+def page_values(
+    board: pl.DataFrame, calls: pl.DataFrame, models: pl.DataFrame, settings: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What leaderboard.html.j2 shows; `settings` are each recipe's evaluation settings."""
+    rows = page_rows(board)
+    shown = models.filter(pl.col("model").is_in(board["model"].unique().to_list())).sort("recipe", "created_at")
+    cards = []
+    for row in shown.iter_rows(named=True):
+        history = json.loads(row["history"])
+        cards.append({**row, "picture": data_uri(pictures.curves(history, CURVES)) if history else ""})
+    return {
+        "rows": rows,
+        "picture": data_uri(bars(board)),
+        "settings": [f"{name}: {_prose(values)}" for name, values in settings.items()],
+        "models": cards,
+        "calls": _examples(calls),
+    }
+
+
+def bars(board: pl.DataFrame) -> bytes:
+    """The first recipe's NDCG@10 by domain and stage as a picture."""
+    rows = page_rows(board)
+    return pictures.leaderboard_bars([row for row in rows if row["recipe"] == rows[0]["recipe"]])
+
+
+def _prose(settings: Mapping[str, Any]) -> str:
+    decoding = settings["decoding"]
+    return (
+        f"{settings['first_stage']}; sliding windows of {decoding['window']} by {decoding['step']} over the top "
+        f"{decoding['top']}, passages cut to {settings['passage_tokens']} tokens, greedy, at most "
+        f"{decoding['max_new_tokens']} new tokens; fusion {settings['fusion']}; prompt template "
+        f"{settings['template']}; a malformed answer keeps the window's order for what is missing and is counted."
+    )
+
+
+def _examples(calls: pl.DataFrame) -> list[dict[str, Any]]:
+    ordered = calls.sort("domain", "qid", "prompt_sha256")
+    return [
+        row
+        for stage in STAGES
+        for row in ordered.filter(pl.col("stage") == stage)
+        .group_by("domain", maintain_order=True)
+        .head(1)
+        .iter_rows(named=True)
+    ]
