@@ -108,10 +108,12 @@ def write_template(recipe: Recipe, folder: Path) -> None:
 
 
 def licences(rows: Path, split: str) -> list[tuple[str, str, int]]:
-    """(source, licence, rows) of the data a stage read, most rows first."""
+    """(source, licence, rows) of the data a stage read."""
     table = pl.read_parquet(rows, columns=["split", "source", "license"]).filter(pl.col("split") == split)
-    counted = table.group_by("source", "license").len().sort(["len", "source", "license"], descending=[True, False, False])
-    return [(str(source), str(license_), count) for source, license_, count in counted.iter_rows()]
+    counted = (
+        table.group_by("source", "license").len("rows").sort(pl.col("rows").cast(pl.Int64).neg(), "source", "license")
+    )
+    return [(str(source), str(licence), rows) for source, licence, rows in counted.iter_rows()]
 
 
 def model_card(job: SftJob | RlJob, result: TrainResult, data: Sequence[tuple[str, str, int]]) -> str:
@@ -122,10 +124,11 @@ def model_card(job: SftJob | RlJob, result: TrainResult, data: Sequence[tuple[st
     final = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
     return "\n".join(
         [
-            f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [reranking, rankmill, {job.stage}]\n---",
+            "---\nlibrary_name: transformers\npipeline_tag: text-generation",
+            f"tags: [reranking, rankmill, {job.stage}]\n---",
             f"# {recipe.name}: {job.stage} checkpoint",
-            f"{recipe.description} A listwise reranker: give it the messages of `prompt_template.yaml`"
-            " (RankLLM's format) and read the order from its answer.",
+            recipe.description,
+            "A listwise reranker, to be asked with the messages of `prompt_template.yaml` (RankLLM's format).",
             "| what | value |\n|---|---|",
             *(
                 f"| {name} | {value} |"

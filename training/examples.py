@@ -112,9 +112,7 @@ def ranking_prompt(
     return template.messages(short_query, short), short_query != clean_query
 
 
-def target(
-    tokenizer: Any, contract: ListwiseThink | ListwiseDirect, chain: str, order: Sequence[int]
-) -> str | Unfit:
+def target(tokenizer: Any, contract: ListwiseThink | ListwiseDirect, chain: str, order: Sequence[int]) -> str | Unfit:
     """The response to learn, in the contract's grammar: the order, after as much of the chain as fits."""
     answer = f"<answer> {format_order(order)} </answer>"
     if not isinstance(contract, ListwiseThink):

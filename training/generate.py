@@ -3,9 +3,9 @@
     writer = Writer(load_student(folder, dtype="bfloat16"), tokenizer)
     completions = writer.write(prompts, Decoding(max_new_tokens=96, batch=16))
 
-Used by reranking (greedy) and by the rollouts of reinforcement learning (sampling). A sequence ends at eos or as soon
-as it has written `</answer>`, except in rollouts, where the policy must itself learn to stop. Deliberately absent: a server (an OpenAI-compatible
-endpoint behind the engine serves at scale) and beam search.
+Used by reranking (greedy) and by the rollouts of reinforcement learning (sampling). A sequence ends at eos, or as
+soon as it has written `</answer>`, except in rollouts, where the policy must itself learn to stop. Deliberately
+absent: a server (an OpenAI-compatible endpoint behind the engine serves at scale) and beam search.
 """
 
 import time

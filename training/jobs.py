@@ -200,14 +200,6 @@ def base_model(recipe: Recipe) -> ModelRef:
     return ModelRef(path=base, sha256=f"hf:{base}")
 
 
-def trained_model(job: SftJob | RlJob) -> ModelRef:
-    """The checkpoint of a finished training job. Raises FileNotFoundError when it is not finished."""
-    result = finished(job)
-    if result is None:
-        raise FileNotFoundError(f"{job.folder}: no result.json; run `{' '.join(command(job))}` first")
-    return ModelRef(path=str(job.folder), sha256=result.weights_sha256)
-
-
 def weights_sha256(folder: Path) -> str:
     """sha256 over the safetensors files of a checkpoint, in the order of their names."""
     digest = hashlib.sha256()
@@ -248,7 +240,7 @@ def command(*jobs: Job) -> list[str]:
     """Write the job files and return the command that does them; several rerank jobs share one process."""
     stages = {job.stage for job in jobs}
     if len(stages) != 1 or (len(jobs) > 1 and stages != {"rerank"}):
-        raise ValueError(f"one command runs one sft or rl job, or several rerank jobs; got {[job.stage for job in jobs]}")
+        raise ValueError(f"one command runs one sft or rl job, or several rerank jobs; got {', '.join(stages)}")
     return [sys.executable, "-m", f"training.{stages.pop()}", *(str(write_job(job)) for job in jobs)]
 
 

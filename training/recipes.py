@@ -270,8 +270,7 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
     merged = dict(base)
     for key, value in overrides.items():
         old = merged.get(key)
-        same = isinstance(value, Mapping) and isinstance(old, Mapping)
-        if same and value.get("name", old.get("name")) == old.get("name"):
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("name") in (None, old.get("name")):
             merged[key] = merge(old, value)
         else:
             merged[key] = value

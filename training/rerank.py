@@ -30,18 +30,20 @@ from training.jobs import LeftOut, RerankJob, RerankResult, finished, publish, w
 from training.reporting import Reporter, open_reporter
 
 CANDIDATE_COLUMNS = ["domain", "qid", "query", "docid", "rank", "text"]
-CALL_SCHEMA = {
-    "domain": pl.String,
-    "qid": pl.String,
-    "round": pl.Int32,
-    "docids": pl.List(pl.String),
-    "prompt_hash": pl.String,
-    "completion": pl.String,
-    "fault": pl.String,
-    "prompt_tokens": pl.Int32,
-    "completion_tokens": pl.Int32,
-    "seconds": pl.Float64,
-}
+CALL_SCHEMA = pl.Schema(
+    [
+        ("domain", pl.String),
+        ("qid", pl.String),
+        ("round", pl.Int32),
+        ("docids", pl.List(pl.String)),
+        ("prompt_hash", pl.String),
+        ("completion", pl.String),
+        ("fault", pl.String),
+        ("prompt_tokens", pl.Int32),
+        ("completion_tokens", pl.Int32),
+        ("seconds", pl.Float64),
+    ]
+)
 
 
 class CandidatesError(ValueError):
@@ -111,9 +113,7 @@ class Ranker:
     def _prompt(self, window: Window) -> list[dict[str, str]]:
         query, recipe = self.queries[window.query], self.job.recipe
         passages = [query.passages[position] for position in window.positions]
-        return ranking_prompt(
-            self.writer.tokenizer, recipe, query.text, passages, recipe.decoding.passage_tokens
-        )[0]
+        return ranking_prompt(self.writer.tokenizer, recipe, query.text, passages, recipe.decoding.passage_tokens)[0]
 
 
 def run(job: RerankJob, reporter: Reporter, started: float | None = None) -> RerankResult:

@@ -99,7 +99,7 @@ def run(job: RlJob, reporter: Reporter) -> TrainResult:
     return result
 
 
-def reward_function(recipe: Recipe) -> Callable[..., list[float]]:
+def reward_function(recipe: Recipe) -> Callable[..., list[float | None]]:
     """The recipe's reward as TRL calls it: completions beside the dataset's columns, one number each."""
     choice = recipe.reward
     reward = MultiViewReward(
@@ -118,7 +118,7 @@ def reward_function(recipe: Recipe) -> Callable[..., list[float]]:
         teacher_order: Sequence[Sequence[int]],
         log_metric: Callable[[str, float], None] | None = None,
         **_: Any,
-    ) -> list[float]:
+    ) -> list[float | None]:
         batch = reward([completion[0]["content"] for completion in completions], relevant, teacher_order)
         if log_metric is not None:
             tags, lists = batch.faults.count(Fault.TAGS), batch.faults.count(Fault.LIST)

@@ -48,7 +48,7 @@ def load_student(source: Path | str, device: str = "auto", dtype: str = "float32
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
         )
     except OSError as error:

@@ -46,9 +46,10 @@ def a_pool(draw: st.DrawFn, qid: str = "q1") -> Pool:
     """A pool of none to many passages, some of them with the same text, one perhaps the gold answer itself."""
     answer = draw(gold)
     texts = draw(st.lists(some_text, max_size=14))
-    if texts and draw(st.booleans()):
+    copied, given_away = draw(st.tuples(st.booleans(), st.booleans()))
+    if texts and copied:
         texts.append(texts[0])
-    if answer is not None and draw(st.booleans()):
+    if answer is not None and given_away:
         texts.append(answer)
     docids = tuple(f"d{n}" for n in range(len(texts)))
     return Pool("math", qid, draw(some_text), answer, docids, dict(zip(docids, texts, strict=True)))
@@ -208,15 +209,15 @@ def test_every_question_ends_as_a_ranking_or_as_a_rejection(data: st.DataObject)
     people = human([(pool.qid, "d1", 1) for pool in pools])
     asked, _ = ranking_questions(pools, teacher([]), people, "human", SETTINGS, SAMPLING, "s")
     kinds = [data.draw(st.sampled_from(("good", "malformed", "unanswered", "silent"))) for _ in asked]
-    outcomes: list[Exchange | Failure] = [
-        {
+    outcomes: list[Exchange | Failure] = []
+    for question, kind in zip(asked, kinds, strict=True):
+        by_kind: dict[str, Exchange | Failure] = {
             "good": answered(question, "[2] > [3] > [1]"),
             "malformed": answered(question, "[2] > [2]", fault="the list repeats [2]"),
             "unanswered": failed(question),
             "silent": answered(question, "[2] > [3] > [1]", reasoning=" \n"),
-        }[kind]
-        for question, kind in zip(asked, kinds, strict=True)
-    ]
+        }
+        outcomes.append(by_kind[kind])
     made = read_rankings(asked, outcomes, "math", "human", "teacher_rankings")
     assert made.rows.height + made.rejections.height == len(asked)
     assert made.rows.height == kinds.count("good")
