@@ -9,10 +9,16 @@ from assets.resources import Factory
 from rankmill.settings import Settings
 
 settings = Settings.load()
-ordered_assets = dg.load_assets_from_modules([sources, labels, curation, training, evaluation])
+assets = dg.load_assets_from_modules([sources, labels, curation, training, evaluation])
+
+# A process a step, forked from one that has this module: pools are honoured, and a step starts in a second.
+executor = dg.multiprocess_executor.configured(
+    {"max_concurrent": 2, "start_method": {"forkserver": {"preload_modules": ["assets.definitions"]}}}
+)
 
 defs = dg.Definitions(
-    assets=ordered_assets,
+    executor=executor,
+    assets=assets,
     asset_checks=checks,
     jobs=automation.jobs,
     schedules=automation.schedules,

@@ -188,7 +188,7 @@ print("AGAIN", again.calls, again.stored, time.monotonic() - started < 2)
 
 def test_under_prefect_a_spent_budget_is_not_retried_and_stored_answers_need_no_flow(tmp_path: Path) -> None:
     here = str(Path(__file__).parent)
-    quiet = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_LOGGING_LEVEL": "INFO", "DO_NOT_TRACK": "1"}
+    quiet = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     started = time.monotonic()
     ended = subprocess.run(
         [sys.executable, "-c", FLOW, here, str(tmp_path / "x.sqlite")],

@@ -1,0 +1,138 @@
+"""Recipes: what is chosen, what is refused, and what the hash is over."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.training.conftest import RECIPE, SMALL
+from training.recipes import SEAMS, Grpo, ListwiseDirect, RecipeError, load_recipe, merge
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_shipped_recipe_holds_the_papers_7b_values() -> None:
+    recipe = load_recipe(RECIPE)
+    assert recipe.name == "reasonrank"
+    assert (recipe.objective.lr, recipe.objective.epochs, recipe.objective.warmup) == (5e-6, 5, 0.1)
+    assert recipe.objective.batch * recipe.objective.accumulation == 8
+    assert recipe.objective.max_tokens == 23_552
+    assert (recipe.reward.k, recipe.reward.recall_weight, recipe.reward.rbo_weight) == (10, 0.2, 0.1)
+    assert (recipe.reward.list_fault, recipe.reward.tags_fault) == (0.0, -1.0)
+    sampling = recipe.sampling
+    assert (sampling.prompts, sampling.rollouts, sampling.temperature) == (16, 8, 1.0)
+    assert (sampling.kl, sampling.clip, sampling.lr, sampling.max_steps) == (0.001, 0.2, 1e-6, 200)
+    assert (recipe.decoding.window, recipe.decoding.step, recipe.decoding.top) == (20, 10, 100)
+    assert recipe.model.base == "Qwen/Qwen2.5-7B-Instruct"
+
+
+@pytest.mark.parametrize("profile", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_loads_under_every_profile(profile: Path) -> None:
+    overrides = yaml.safe_load(profile.read_text()).get("recipe", {})
+    for path in sorted((ROOT / "recipes").glob("*.yaml")):
+        assert load_recipe(path, overrides).name == path.stem
+
+
+@pytest.mark.parametrize("seam", sorted(SEAMS))
+def test_an_unknown_name_is_an_error_that_lists_the_valid_ones(seam: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(RECIPE, {seam: {"name": "no-such-choice"}})
+    message = str(error.value)
+    assert "no-such-choice" in message and str(RECIPE) in message and seam in message
+    assert all(name in message for name in SEAMS[seam])
+
+
+@pytest.mark.parametrize("seam", sorted(SEAMS))
+def test_an_unknown_parameter_is_an_error_that_lists_the_valid_ones(seam: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(RECIPE, {seam: {"temprature": 1}})
+    chosen = getattr(load_recipe(RECIPE), seam)
+    assert "temprature" in str(error.value)
+    assert all(parameter in str(error.value) for parameter in type(chosen).model_fields)
+
+
+@pytest.mark.parametrize("seam", sorted(SEAMS))
+def test_a_missing_choice_is_an_error_that_lists_the_valid_names(seam: str, tmp_path: Path) -> None:
+    raw = yaml.safe_load(RECIPE.read_text())
+    del raw[seam]
+    path = tmp_path / "partial.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(RecipeError, match=f"{seam}: missing; valid names: {next(iter(SEAMS[seam]))}"):
+        load_recipe(path)
+
+
+def test_an_unknown_seam_is_an_error_that_lists_the_seams() -> None:
+    with pytest.raises(RecipeError, match=r"decodin: unknown; valid seams: .*decoding"):
+        load_recipe(RECIPE, {"decodin": {"name": "sliding_window"}})
+
+
+def test_a_missing_file_is_an_error_that_lists_the_recipes() -> None:
+    with pytest.raises(RecipeError, match=r"no such recipe; .*reasonrank"):
+        load_recipe(RECIPE.with_name("reasonrnak.yaml"))
+
+
+def test_batches_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not divide"):
+        Grpo(prompts=3, rollouts=3, updates=2, batch=4)
+
+
+def test_overrides_change_only_what_they_name() -> None:
+    plain, small = load_recipe(RECIPE), load_recipe(RECIPE, SMALL)
+    assert small.objective.max_steps == 4 and small.objective.scheduler == plain.objective.scheduler
+    assert small.reward == plain.reward
+
+
+def test_a_choice_of_another_name_replaces_the_old_ones_parameters() -> None:
+    recipe = load_recipe(RECIPE, {"contract": {"name": "listwise_direct"}})
+    assert isinstance(recipe.contract, ListwiseDirect)
+    assert recipe.contract.template == "rank_student_direct" and not recipe.contract.think
+
+
+TREES = st.recursive(
+    st.dictionaries(st.sampled_from("abc"), st.integers()), lambda inner: st.dictionaries(st.sampled_from("abc"), inner)
+)
+
+
+@given(TREES)
+def test_merging_nothing_or_itself_changes_nothing(tree: dict[str, Any]) -> None:
+    assert merge(tree, {}) == tree
+    assert merge(tree, tree) == tree
+
+
+def test_the_hash_is_over_the_choices_and_not_over_words_or_key_order(tmp_path: Path) -> None:
+    raw = yaml.safe_load(RECIPE.read_text())
+    raw["description"] = "another"
+    path = tmp_path / "reordered.yaml"
+    path.write_text(yaml.safe_dump(dict(reversed(raw.items())), sort_keys=False))
+    assert load_recipe(path).sha256 == load_recipe(RECIPE).sha256
+    assert load_recipe(RECIPE, {"sampling": {"kl": 0.01}}).sha256 != load_recipe(RECIPE).sha256
+
+
+def test_a_seams_hash_ignores_the_other_seams() -> None:
+    plain, other = load_recipe(RECIPE), load_recipe(RECIPE, {"decoding": {"top": 50}})
+    assert plain.sha256_of("units", "objective") == other.sha256_of("units", "objective")
+    assert plain.sha256_of("decoding") != other.sha256_of("decoding")
+
+
+def test_a_recipe_survives_json() -> None:
+    recipe = load_recipe(RECIPE, {"contract": {"name": "listwise_direct"}})
+    again = type(recipe).model_validate_json(recipe.model_dump_json())
+    assert again == recipe and again.sha256 == recipe.sha256
+
+
+def test_every_parameter_is_described() -> None:
+    for choices in SEAMS.values():
+        for choice in choices.values():
+            assert all(field.description for field in choice.model_fields.values()), choice
+
+
+def test_recipes_and_jobs_import_without_torch() -> None:
+    heavy = "{'torch', 'transformers', 'trl', 'peft', 'dagster', 'prefect'} & set(sys.modules)"
+    code = f"import sys, training.recipes, training.jobs; print({heavy})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()"
