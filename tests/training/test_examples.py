@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from training_toys import RECIPE, SMALL, row
 
 from ranking.parsing import parse_answer
-from tests.training.conftest import RECIPE, SMALL, row
 from training.examples import (
     cut,
     keep_positions,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from training_toys import RECIPE
 
-from tests.training.conftest import RECIPE
 from training.jobs import (
     ModelRef,
     RerankJob,

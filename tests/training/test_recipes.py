@@ -9,8 +9,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from training_toys import RECIPE, SMALL
 
-from tests.training.conftest import RECIPE, SMALL
 from training.recipes import SEAMS, Grpo, ListwiseDirect, RecipeError, load_recipe, merge
 
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 import yaml
 from safetensors import safe_open
+from training_toys import RECIPE, SMALL, Lines, row
 
 from ranking.parsing import format_order
-from tests.training.conftest import RECIPE, SMALL, Lines, row
 from training import rerank, rl, sft
 from training.checkpoints import TrainingDataError
 from training.jobs import ModelRef, RerankJob, RlJob, SftJob, finished
@@ -196,7 +196,7 @@ def test_answers_reorder_the_window_and_malformed_ones_give_what_can_be_recovere
 
         def __init__(self, tokenizer: Any) -> None:
             self.tokenizer = tokenizer
-            self.texts = iter(["<think> a </think> <answer> [3] > [2] > [1] </answer>", "<answer> [3] and so on"])
+            self.texts = iter(["<think> a </think> <answer> [3] > [2] > [1] </answer>", "<answer> [2] and so on"])
 
         def write(self, prompts: list[Any], _: Any) -> Any:
             text = next(self.texts)
@@ -209,8 +209,8 @@ def test_answers_reorder_the_window_and_malformed_ones_give_what_can_be_recovere
     job = rerank_job(recipe, tiny, candidates_path, tmp_path)
     ranker = rerank.Ranker(job, Scripted(load_tokenizer(tiny.path)), queries, reporter)
     orders = decode_all([4] * 4, sliding_window(3, 2), ranker)
-    # Window of 2nd to 4th turned round: 1 4 3 2; then of 1 4 3 the third comes first: 3 1 4 2.
-    assert orders == [(2, 0, 3, 1)] * 4
+    # The 2nd to 4th turned round make 1 4 3 2; then the front window holds 1 4, and the 4th is named first.
+    assert orders == [(3, 0, 2, 1)] * 4
     assert [call["fault"] for call in ranker.calls] == [None] * 4 + ["tags"] * 4
     assert ranker.calls[0]["docids"] == [queries[0].docids[n] for n in (1, 2, 3)]
 
