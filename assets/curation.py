@@ -72,7 +72,12 @@ def training_set(context: dg.AssetExecutionContext, factory: Factory) -> Iterato
         rows = whole_rows(rankings, queries, shop.read_active("passages"))
         made = curate(rows, cards.never_train_on(shop.read("benchmarks"), queries), settings)
         release, writes = release_writes(
-            shop.lake, made.rows, read_snapshot=shop.snapshot, settings=settings.model_dump(), code_version="1"
+            shop.lake,
+            made.rows,
+            domains=active,
+            read_snapshot=shop.snapshot,
+            settings=settings.model_dump(),
+            code_version="1",
         )
         figures = {
             "release": release,

@@ -5,7 +5,7 @@ release that exists is never written again: new rows make a new release beside i
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,18 @@ def release_sha256(rows: pl.DataFrame) -> str:
 
 
 def release_writes(
-    lake: Lake, rows: pl.DataFrame, *, read_snapshot: int, settings: Mapping[str, Any], code_version: str
+    lake: Lake,
+    rows: pl.DataFrame,
+    *,
+    domains: Sequence[str],
+    read_snapshot: int,
+    settings: Mapping[str, Any],
+    code_version: str,
 ) -> tuple[str, list[Append]]:
-    """The hash of `rows` as a release and the writes that add it; no writes when the lake has it already."""
+    """The hash of `rows` as a release and the writes that add it; no writes when the lake has it already.
+
+    `domains` are all that were read: a domain without a row of its own still keeps others' rows out.
+    """
     release = release_sha256(rows)
     if lake.read("releases", {"release": release}, ["release"]).height:
         return release, []
@@ -35,7 +44,7 @@ def release_writes(
     entry = {
         "release": release, "created_at": now(), "rows": rows.height,
         **{split: sizes.get(split, 0) for split in ("sft", "rl", "dev")},
-        "domains": sorted(rows["domain"].unique()), "licenses": sorted(rows["license"].unique()),
+        "domains": sorted(domains), "licenses": sorted(rows["license"].unique()),
         "read_snapshot": read_snapshot, "settings": json.dumps(settings, sort_keys=True), "code_version": code_version,
     }  # fmt: skip
     named = rows.with_columns(release=pl.lit(release)).select(list(ROW_SCHEMA))

@@ -130,7 +130,12 @@ def release(lake: Lake) -> str:
     made = curated()
     read_snapshot = lake.snapshot()
     name, writes = release_writes(
-        lake, made.rows, read_snapshot=read_snapshot, settings=SETTINGS.model_dump(), code_version="1"
+        lake,
+        made.rows,
+        domains=made.rows["domain"].unique().to_list(),
+        read_snapshot=read_snapshot,
+        settings=SETTINGS.model_dump(),
+        code_version="1",
     )
     sizes = {split: made.rows.filter(pl.col("split") == split).height for split in ("sft", "rl", "dev")}
     dropped = rejected("training_set", [("lost", "duplicate_query", "same text as <b>another</b>")])

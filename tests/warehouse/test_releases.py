@@ -19,7 +19,12 @@ from warehouse.releases import UnknownRelease, export_rows, read_release, releas
 
 def write(lake: Lake, rows: pl.DataFrame) -> str:
     name, writes = release_writes(
-        lake, rows, read_snapshot=lake.snapshot(), settings=SETTINGS.model_dump(), code_version="1"
+        lake,
+        rows,
+        domains=rows["domain"].unique().to_list(),
+        read_snapshot=lake.snapshot(),
+        settings=SETTINGS.model_dump(),
+        code_version="1",
     )
     if writes:
         lake.commit(writes, message("training_set"))
