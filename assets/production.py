@@ -14,7 +14,7 @@ import polars as pl
 from assets.resources import Factory
 from warehouse.lake import CommitMessage, Lake
 from warehouse.laws import counts_that_do_not_add_up
-from warehouse.ledger import WHOLE, Materialization, Product, enter, input_sha256, latest
+from warehouse.ledger import WHOLE, Materialization, Product, book, enter, input_sha256, latest
 
 CODE_VERSION = "1"
 COUNTS = "counts_add_up"
@@ -71,13 +71,15 @@ def produce(
     names = sorted(key.path[-1] for key in context.selected_asset_keys)
     partition_key = context.partition_key if context.has_partition_key else WHOLE
     lake = factory.lake
-    inputs = [_input(lake, asset, key) for asset, keys in reads for key in keys]
+    ledger = book(lake)
+    inputs = [_input(ledger, asset, key) for asset, keys in reads for key in keys]
     key = input_sha256(CODE_VERSION, settings, inputs)
-    known = {name: latest(lake, name, partition_key) for name in names}
-    if all(made is not None and made.input_sha256 == key for made in known.values()):
-        for name, made in known.items():
-            assert made is not None
-            yield _result(lake, name, made, {"unchanged": True})
+    known = [ledger.get((name, partition_key)) for name in names]
+    if all(made is not None and made.input_sha256 == key for made in known):
+        for name in names:
+            unchanged = latest(lake, name, partition_key)
+            assert unchanged is not None  # the ledger has just named it
+            yield _result(lake, name, unchanged, {"unchanged": True})
         return
     started = time.monotonic()
     snapshot = lake.snapshot()
@@ -106,8 +108,8 @@ def own(partition_key: str) -> tuple[str, ...]:
     return (partition_key,)
 
 
-def _input(lake: Lake, asset: str, partition_key: str) -> Materialization:
-    made = latest(lake, asset, partition_key)
+def _input(ledger: Mapping[tuple[str, str], Materialization], asset: str, partition_key: str) -> Materialization:
+    made = ledger.get((asset, partition_key))
     if made is None:
         where = f" for {partition_key}" if partition_key else ""
         raise dg.Failure(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ class Factory(dg.ConfigurableResource):
     profile: str = Field(description="Name or path of the profile: where the graph runs and how much that place bears.")
     home: str = Field(description="Folder of lake, exchange store, models, reports and run history.")
     _settings: Settings | None = PrivateAttr(default=None)
-    _lake: Lake | None = PrivateAttr(default=None)
 
     @property
     def settings(self) -> Settings:
@@ -34,9 +34,7 @@ class Factory(dg.ConfigurableResource):
     @property
     def lake(self) -> Lake:
         """The lake of this home."""
-        if self._lake is None:
-            self._lake = Lake.at(self.settings.lake_folder)
-        return self._lake
+        return _lake_at(self.settings.lake_folder)
 
     @property
     def releases(self) -> Path:
@@ -64,6 +62,12 @@ class Factory(dg.ConfigurableResource):
     def active(self, domain: str) -> Active:
         """The active source of a domain."""
         return self.registry.domain(domain)
+
+
+@cache
+def _lake_at(folder: Path) -> Lake:
+    """One lake a process and folder: Dagster copies resources for every run, and connecting costs a quarter second."""
+    return Lake.at(folder)
 
 
 def registry_of(settings: Settings) -> Registry:
