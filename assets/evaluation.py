@@ -8,10 +8,10 @@ import dagster as dg
 import polars as pl
 
 from assets.partitions import recipes
+from assets.processes import run_jobs
 from assets.production import Made, Shop, law, own, produce
 from assets.resources import Factory
-from assets.training import WITHOUT_KEY
-from training.jobs import RerankJob, base_model, command, finished
+from training.jobs import RerankJob, base_model
 from training.recipes import Recipe
 from warehouse import evaluation
 from warehouse import leaderboard as boards
@@ -44,14 +44,7 @@ def benchmark_runs(
         queries = evaluation.held_out(shop.read_active("queries"), qrels, chosen.queries_per_domain, chosen.seed)
         first = evaluation.candidate_texts(queries, shop.read_active("candidates"), shop.read_active("passages"))
         jobs = _jobs(shop, recipe, first)
-        waiting = [job for job, _ in jobs.values() if finished(job) is None]
-        if waiting:
-            pipes.run(command=command(*waiting), context=context, env=WITHOUT_KEY)
-        if lost := [job for job, _ in jobs.values() if finished(job) is None]:
-            raise dg.Failure(
-                f"reranking by {lost[0].student} ended without a result in {lost[0].folder}. Its output stands in this "
-                "run's log; mend the cause and materialize benchmark_runs again: finished work is kept."
-            )
+        run_jobs(context, pipes, *(job for job, _ in jobs.values()))
         reranked = {s: evaluation.Reranked(job.folder.name, model, job.folder) for s, (job, model) in jobs.items()}
         made = evaluation.collect(name, first, reranked, qrels.join(queries, on=["domain", "qid"], how="semi"))
         faulty = int(made.calls["fault"].is_not_null().sum())

@@ -7,16 +7,16 @@ import dagster as dg
 import polars as pl
 
 from assets.partitions import recipes
+from assets.processes import run_jobs
 from assets.production import Made, Shop, law, own, produce
 from assets.resources import Factory
-from training.jobs import ModelRef, RlJob, SftJob, TrainResult, base_model, command, finished
+from training.jobs import ModelRef, RlJob, SftJob, TrainResult, base_model, finished
 from warehouse import pictures
 from warehouse.lake import Replace
 from warehouse.ledger import Product, latest
 from warehouse.models import left_out_rows, model_row, newest_model
 from warehouse.releases import export_rows
 
-WITHOUT_KEY = {"OPENAI_API_KEY": ""}  # a training process has no use for it
 CURVES = ("loss", "reward", "ndcg", "recall", "rbo", "malformed_rate", "kl")
 
 
@@ -90,16 +90,9 @@ def _rows(shop: Shop) -> Any:
 
 
 def _train(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, job: SftJob | RlJob) -> Made:
+    run_jobs(context, pipes, job)
     result = finished(job)
-    if result is None:
-        pipes.run(command=command(job), context=context, env=WITHOUT_KEY)
-        result = finished(job)
-    if result is None:
-        raise dg.Failure(
-            description=f"{job.stage} ended without a result in {job.folder}. Its output stands in this run's log; "
-            f"mend the cause and materialize {job.stage}_model again: finished work is kept.",
-            allow_retries=False,
-        )
+    assert result is not None  # run_jobs has seen to it
     row = model_row(result.model_dump(mode="json"), recipe=job.recipe.name, path=str(job.folder))
     where = {"model": row["model"]}
     asset = f"{job.stage}_model"

@@ -78,7 +78,7 @@ def run(
         prepare_home(settings)
         _activate(settings, sources, limit)
         console = Console(stderr=True)
-        console.print(f"profile {settings.profile_name}: {profile_now.description}", highlight=False)
+        console.print(f"profile {settings.profile_name}: {profile_now.description}", highlight=False, soft_wrap=True)
         run_graph(settings, chosen, console)
         _print_leaderboard(settings)
         for path in report_paths(settings.home):
@@ -291,14 +291,15 @@ def _print_leaderboard(settings: Any, as_json: bool = False) -> None:
         return
     if not rows:
         raise SettingsError(f"there is no leaderboard in {settings.home} yet. Make one with `rankmill run`.")
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="leaderboard: held-out queries, 95 % bootstrap intervals over queries")
+    table = Table(title="leaderboard: held-out queries, 95 % bootstrap intervals over queries", box=box.SIMPLE)
     for name in ("recipe", "domain", "stage"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for name in ("queries", "nDCG@10", "interval", "vs bm25", "R@10", "RR", "malformed", "calls/q", "tokens/q", "s/q"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         asked = row["stage"] != "bm25"
         table.add_row(
@@ -319,7 +320,7 @@ def _print_leaderboard(settings: Any, as_json: bool = False) -> None:
             end_section=row["stage"] == "rl",
         )
     console = Console()
-    Console(width=max(console.width, 130)).print(table)
+    Console(width=max(console.width, 140)).print(table)
 
 
 def _activate(settings: Any, sources: list[str] | None, limit: int | None) -> None:

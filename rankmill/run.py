@@ -69,13 +69,18 @@ def _match_partitions(instance: Any, active: Sequence[str]) -> None:
 
 
 def _execute(defs: Any, instance: Any, factory: Any, job: str, partition_key: str | None) -> None:
-    result = defs.resolve_job_def(job).execute_in_process(
-        instance=instance,
-        partition_key=partition_key,
-        resources={"factory": factory},
-        run_config={"loggers": {"console": {"config": {}}}},
-        raise_on_error=True,
-    )
+    import dagster as dg
+
+    try:
+        result = defs.resolve_job_def(job).execute_in_process(
+            instance=instance,
+            partition_key=partition_key,
+            resources={"factory": factory},
+            run_config={"loggers": {"console": {"config": {}}}},
+            raise_on_error=True,
+        )
+    except dg.DagsterExecutionInterruptedError:
+        raise KeyboardInterrupt from None
     failed = [check for check in result.get_asset_check_evaluations() if not check.passed and check.blocking]
     if failed:
         names = "; ".join(f"{check.asset_key.path[-1]}/{check.check_name}: {check.description}" for check in failed)

@@ -1,0 +1,29 @@
+"""Training and reranking processes as assets start them: through Dagster Pipes, finished work not done again."""
+
+import dagster as dg
+
+from training.jobs import RerankJob, RlJob, SftJob, command, finished
+
+WITHOUT_KEY = {"OPENAI_API_KEY": ""}  # a training process has no use for the teacher's key
+
+
+def run_jobs(
+    context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, *jobs: SftJob | RlJob | RerankJob
+) -> None:
+    """Finish all jobs, those that share a stage in one process. Raises dg.Failure naming the first that did not end."""
+    waiting = [job for job in jobs if finished(job) is None]
+    if not waiting:
+        return
+    cause = ""
+    try:
+        pipes.run(command=command(*waiting), context=context, env=WITHOUT_KEY)
+    except Exception as error:
+        if type(error).__name__ != "DagsterPipesExecutionError":  # Dagster does not export it
+            raise
+        cause = f" ({error})"
+    if lost := [job for job in waiting if finished(job) is None]:
+        raise dg.Failure(
+            description=f"{lost[0].stage} ended without a result in {lost[0].folder}{cause}. Its last words stand "
+            f"above (in the UI: the run's stderr); mend the cause and run the same command again: finished work is kept.",
+            allow_retries=False,
+        )
