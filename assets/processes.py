@@ -24,6 +24,6 @@ def run_jobs(
     if lost := [job for job in waiting if finished(job) is None]:
         raise dg.Failure(
             description=f"{lost[0].stage} ended without a result in {lost[0].folder}{cause}. Its last words stand "
-            f"above (in the UI: the run's stderr); mend the cause and run the same command again: finished work is kept.",
+            f"above (in the UI: the run's stderr); mend the cause and run it again: finished work is kept.",
             allow_retries=False,
         )

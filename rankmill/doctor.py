@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 LEAST_DISK_GB = 5
-LEAST_MEMORY_GB = 6
+LEAST_MEMORY_GB = 14
 PACKAGES = (
     "dagster",
     "duckdb",
