@@ -1,6 +1,7 @@
 """Jobs over the graph, and the schedule that runs them for what is new or changed."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -40,32 +41,53 @@ rank_models = dg.define_asset_job(
 jobs = [label_domain, release_training_set, train_and_evaluate, rank_models]
 
 
+NIGHT = "rankmill/night"
+
+
 @dg.schedule(cron_schedule="0 3 * * *", job=label_domain, default_status=dg.DefaultScheduleStatus.STOPPED)
-def nightly_labels(context: dg.ScheduleEvaluationContext, factory: Factory) -> Iterator[dg.RunRequest]:
-    """Every active domain, nightly; what has not changed ends at once and buys nothing."""
+def nightly(context: dg.ScheduleEvaluationContext, factory: Factory) -> Iterator[dg.RunRequest]:
+    """Every active domain, nightly; release, training and leaderboard follow when all of a night has succeeded.
+
+    What has not changed ends at once and buys nothing.
+    """
+    night = context.scheduled_execution_time.date().isoformat()
     active = factory.active_domains()
     context.instance.add_dynamic_partitions("domain", active)
     for domain in active:
-        yield dg.RunRequest(partition_key=domain)
+        yield dg.RunRequest(run_key=f"{night}/{domain}", partition_key=domain, tags={NIGHT: night})
 
 
-@dg.schedule(cron_schedule="0 5 * * *", job=release_training_set, default_status=dg.DefaultScheduleStatus.STOPPED)
-def nightly_release() -> dg.RunRequest:
-    """A release of last night's labels; the same rows give the release that is there already."""
-    return dg.RunRequest()
+def _follows(first: Any, then: Any) -> dg.SensorDefinition:
+    """`then`, once every run of `first` in the same night has succeeded; runs of people start nothing."""
+
+    @dg.run_status_sensor(
+        name=f"{then.name}_follows",
+        description=f"Starts {then.name} when the night's {first.name} has succeeded throughout.",
+        run_status=dg.DagsterRunStatus.SUCCESS,
+        monitored_jobs=[first],
+        request_job=then,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def follow(context: dg.RunStatusSensorContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        night = context.dagster_run.tags.get(NIGHT)
+        if night is None:
+            yield dg.SkipReason("not a run of the schedule")
+            return
+        tonight = context.instance.get_runs(dg.RunsFilter(job_name=first.name, tags={NIGHT: night}))
+        if any(run.status != dg.DagsterRunStatus.SUCCESS for run in tonight):
+            yield dg.SkipReason(f"{first.name} of {night} has not succeeded throughout")
+            return
+        for key in then_keys:
+            tags = {NIGHT: night}
+            yield dg.RunRequest(run_key=f"{night}/{then.name}/{key or ''}", partition_key=key, tags=tags)
+
+    then_keys = recipes.get_partition_keys() if then is train_and_evaluate else [None]
+    return follow
 
 
-@dg.schedule(cron_schedule="30 5 * * *", job=train_and_evaluate, default_status=dg.DefaultScheduleStatus.STOPPED)
-def nightly_training() -> Iterator[dg.RunRequest]:
-    """Every recipe on the newest release; an unchanged release trains nothing."""
-    for recipe in recipes.get_partition_keys():
-        yield dg.RunRequest(partition_key=recipe)
-
-
-@dg.schedule(cron_schedule="0 9 * * *", job=rank_models, default_status=dg.DefaultScheduleStatus.STOPPED)
-def nightly_leaderboard() -> dg.RunRequest:
-    """The leaderboard of what the night has made."""
-    return dg.RunRequest()
-
-
-schedules = [nightly_labels, nightly_release, nightly_training, nightly_leaderboard]
+schedules = [nightly]
+sensors = [
+    _follows(label_domain, release_training_set),
+    _follows(release_training_set, train_and_evaluate),
+    _follows(train_and_evaluate, rank_models),
+]

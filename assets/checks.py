@@ -17,7 +17,13 @@ SHOWN = 10
 
 
 def _check(
-    asset: str, name: str, description: str, find: Callable[[Lake], list[str]], remedy: str, blocking: bool = True
+    asset: str,
+    name: str,
+    description: str,
+    find: Callable[[Lake], list[str]],
+    remedy: str,
+    blocking: bool = True,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=asset, name=name, description=description, blocking=blocking)
     def check(factory: Factory) -> dg.AssetCheckResult:
@@ -25,6 +31,7 @@ def _check(
         told = offending[:SHOWN]
         return dg.AssetCheckResult(
             passed=not offending,
+            severity=severity,
             description=None if not offending else f"{len(offending)}: {'; '.join(told)}. {remedy}",
             metadata={"offending": len(offending)},
         )
@@ -51,7 +58,22 @@ def _lists_without_both_labels(lake: Lake) -> list[str]:
     ]
 
 
+def _benchmarks_not_read(lake: Lake) -> list[str]:
+    made = latest(lake, "benchmarks")
+    assert made is not None  # the check runs after its asset
+    return [f"{name}: {why}" for name, why in made.figures["benchmarks_not_read"].items()]
+
+
 checks = [
+    _check(
+        "benchmarks",
+        "benchmarks_were_read",
+        "Every registered benchmark was read, so training rows were compared.",
+        _benchmarks_not_read,
+        "Give a folder with --benchmarks, or set `hub: true` in the profile.",
+        blocking=False,
+        severity=dg.AssetCheckSeverity.WARN,
+    ),
     _check(
         "teacher_rankings",
         "snapshots_are_known",

@@ -6,13 +6,13 @@ import dagster as dg
 import polars as pl
 
 from assets.partitions import domains
-from assets.production import Made, Shop, law, own, produce
+from assets.production import CODE_VERSION, Made, Shop, law, own, produce
 from assets.resources import Factory
 from ranking.consistency import consistency
 from warehouse import cards, pictures
 from warehouse.curation import curate, whole_rows
-from warehouse.lake import Replace, content_sha256
-from warehouse.ledger import Product, rejected
+from warehouse.lake import Replace, canonical_sha256, content_sha256
+from warehouse.ledger import Product, book, rejected
 from warehouse.releases import release_writes
 from warehouse.reports import write_report
 
@@ -77,7 +77,7 @@ def training_set(context: dg.AssetExecutionContext, factory: Factory) -> Iterato
             domains=active,
             read_snapshot=shop.snapshot,
             settings=settings.model_dump(),
-            code_version="1",
+            code_version=CODE_VERSION,
         )
         figures = {
             "release": release,
@@ -106,7 +106,11 @@ def data_quality_report(context: dg.AssetExecutionContext, factory: Factory) -> 
         return {"data_quality_report": Made(product, links={"report": str(path)})}
 
     yield from produce(
-        context, factory, reads=[("training_set", own(""))], settings={"alpha": profile.alpha, "page": 1}, work=work
+        context,
+        factory,
+        reads=[("training_set", own(""))],
+        settings={"ledger": _ledger_sha256(factory), "page": 1},
+        work=work,
     )
 
 
@@ -120,5 +124,13 @@ def dataset_card(context: dg.AssetExecutionContext, factory: Factory) -> Iterato
         product = Product((), values["release"], values["rows"], values["rows"], figures={"release": values["release"]})
         return {"dataset_card": Made(product, links={"card": str(path)})}
 
-    settings = {"teacher": factory.teacher_identity(), "page": 1}
+    settings = {"teacher": factory.teacher_identity(), "ledger": _ledger_sha256(factory), "page": 1}
     yield from produce(context, factory, reads=[("training_set", own(""))], settings=settings, work=work)
+
+
+def _ledger_sha256(factory: Factory) -> str:
+    """The hash of all that a report shows beside the release: how every step before it was made."""
+    shown = [*factory.active_domains(), ""]
+    steps = ("queries", "candidates", "mined_judgements", "teacher_rankings", "consistent_rankings", "benchmarks")
+    made = [row for (asset, key), row in book(factory.lake).items() if asset in steps and key in shown]
+    return canonical_sha256(sorted([row.asset, row.partition_key, row.input_sha256, row.created_at] for row in made))

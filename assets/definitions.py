@@ -22,6 +22,7 @@ defs = dg.Definitions(
     asset_checks=checks,
     jobs=automation.jobs,
     schedules=automation.schedules,
+    sensors=automation.sensors,
     resources={
         "factory": Factory(profile=settings.profile_name, home=str(settings.home)),
         "pipes": dg.PipesSubprocessClient(),

@@ -11,12 +11,13 @@ from assets.partitions import recipes
 from assets.processes import run_jobs
 from assets.production import Made, Shop, law, own, produce
 from assets.resources import Factory
-from training.jobs import RerankJob, base_model
+from ranking.prompts import load_template
+from training.jobs import RerankJob, base_model, finished
 from training.recipes import Recipe
 from warehouse import evaluation
 from warehouse import leaderboard as boards
 from warehouse.lake import Replace, content_sha256
-from warehouse.ledger import Product, latest
+from warehouse.ledger import Product, latest, rejected
 from warehouse.models import newest_model
 from warehouse.reports import write_report
 
@@ -42,22 +43,37 @@ def benchmark_runs(
         people = shop.read_active("judgements").filter(pl.col("origin") == "human")
         qrels = people.select("domain", "qid", "docid", "grade")
         queries = evaluation.held_out(shop.read_active("queries"), qrels, chosen.queries_per_domain, chosen.seed)
+        if queries.is_empty():
+            raise dg.Failure(
+                "no active source has a judged query of the split dev or test, so there is nothing to evaluate on. "
+                "Give some queries that split and materialize the sources again.",
+                allow_retries=False,
+            )
         first = evaluation.candidate_texts(queries, shop.read_active("candidates"), shop.read_active("passages"))
         jobs = _jobs(shop, recipe, first)
         run_jobs(context, pipes, *(job for job, _ in jobs.values()))
         reranked = {s: evaluation.Reranked(job.folder.name, model, job.folder) for s, (job, model) in jobs.items()}
         made = evaluation.collect(name, first, reranked, qrels.join(queries, on=["domain", "qid"], how="semi"))
         faulty = int(made.calls["fault"].is_not_null().sum())
+        left = [
+            (f"{stage}/{row.row_id}", "not_reranked", f"{row.reason}; it keeps the first stage's order")
+            for stage, (job, _) in jobs.items()
+            if (result := finished(job))
+            for row in result.rows_left_out
+        ]
         tables = {"rerank_runs": made.runs, "rerank_calls": made.calls, "scores": made.scores}
         product = Product(
             tuple(Replace(table, rows, {"recipe": name}) for table, rows in tables.items()),
             content_sha256(made.scores, ["stage", "domain", "qid", "measure"]),
             queries.height,
             queries.height,
-            figures={
+            rejected("reranking", left),
+            {
+                "not_reranked": len(left),
+                "splits": dict(queries.select("domain", "split").unique().sort("domain").iter_rows()),
                 "calls": made.calls.height,
                 "malformed_rate": faulty / max(1, made.calls.height),
-                "settings": _settings(recipe),
+                "settings": _settings(recipe, shop.read_active("candidates", ["domain", "retriever"])["retriever"][0]),
             },
         )
         return {"benchmark_runs": Made(product, made.calls.select("stage", "domain", "qid", "fault", "completion"))}
@@ -67,6 +83,8 @@ def benchmark_runs(
     identity = {
         "recipe": recipe.sha256_of(*RerankJob.seams),
         "base": base_model(recipe).sha256,
+        "dtype": recipe.model.inference_dtype,
+        "template": load_template(recipe.contract.template).sha256,
         "queries": chosen.queries_per_domain,
         "seed": chosen.seed,
     }
@@ -90,9 +108,9 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
             shop.read("rerank_calls").filter(current),
             shop.read("models"),
         )
-        held_out = shop.read_active("queries").filter(pl.col("split") != "train")
+        splits = {domain: split for row in made.values() for domain, split in row.figures["splits"].items()}
         notes = {name: row.figures["settings"] for name, row in made.items()}
-        board = boards.leaderboard(scores, calls, held_out, models, chosen.resamples, chosen.seed).with_columns(
+        board = boards.leaderboard(scores, calls, splits, models, chosen.resamples, chosen.seed).with_columns(
             settings=pl.col("recipe").replace_strict({name: json.dumps(note) for name, note in notes.items()})
         )
         values = boards.page_values(board, calls, models, notes)
@@ -136,10 +154,10 @@ def _jobs(shop: Shop, recipe: Recipe, first: pl.DataFrame) -> dict[str, tuple[Re
     }
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
+def _settings(recipe: Recipe, first_stage: str) -> dict[str, Any]:
     """What a score depends on beside the model, as it stands on every leaderboard row."""
     return {
-        "first_stage": "bm25(k1=0.9,b=0.4) over title and text",
+        "first_stage": f"{first_stage} over title and text",
         "query_retrieved": "text",
         "query_reranked": "text",
         "decoding": recipe.decoding.model_dump(),
@@ -147,6 +165,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "repeats": 1,
         "temperature": 0,
         "template": recipe.contract.template,
+        "template_sha256": load_template(recipe.contract.template).sha256,
         "think": recipe.contract.think,
         "passage_tokens": recipe.decoding.passage_tokens or recipe.units.passage_tokens,
         "recipe_sha256": recipe.sha256,

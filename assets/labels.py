@@ -14,6 +14,7 @@ from ranking.prompts import load_template, titled
 from ranking.retrieval import first_stage
 from warehouse.lake import Replace, content_sha256
 from warehouse.ledger import Product, rejected
+from warehouse.source_tables import gold_passages
 
 SOURCES = ("queries", "passages", "human_judgements")
 
@@ -80,6 +81,8 @@ def mined_judgements(context: dg.AssetExecutionContext, factory: Factory) -> Ite
             schema={"qid": pl.String, "docid": pl.String},
             orient="row",
         )
+        # A passage that is the gold answer itself was picked with the answer in view: it says nothing of the teacher.
+        gold = gold_passages(shop.read_domain("queries"), shop.read_domain("passages"))
         lost = mined.rejections.filter(pl.col("stage") == "mined_judgements").height
         product = Product(
             (
@@ -101,8 +104,10 @@ def mined_judgements(context: dg.AssetExecutionContext, factory: Factory) -> Ite
                 **bought.figures,
                 "positives": int((mined.rows["grade"] == 1).sum()),
                 "hard_negatives": int((mined.rows["grade"] == 0).sum()),
-                **agreement(mined.rows, human, shown),
+                "gold_passages": gold.height,
+                **agreement(mined.rows, human, shown.join(gold, on=["qid", "docid"], how="anti")),
             },
+            complete=bought.unanswered == 0,
         )
         return {"mined_judgements": Made(product, mined.rows.drop("domain"))}
 
@@ -149,7 +154,8 @@ def teacher_rankings(context: dg.AssetExecutionContext, factory: Factory) -> Ite
             len(pools),
             ranked.rows.height,
             pl.concat([dropped, ranked.rejections]),
-            dict(bought.figures),
+            bought.figures,
+            complete=bought.unanswered == 0,
         )
         return {
             "teacher_rankings": Made(product, ranked.rows.select("qid", "relevant_docids", "final_list", "reasoning"))

@@ -6,6 +6,7 @@ return produce(context, factory, reads=("queries", "passages"), settings={...}, 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -18,6 +19,7 @@ from warehouse.ledger import WHOLE, Materialization, Product, book, enter, input
 
 CODE_VERSION = "1"
 COUNTS = "counts_add_up"
+FILES = "_files"  # the figure that names what an asset wrote beside the lake
 PREVIEW_ROWS = 5
 PREVIEW_CHARACTERS = 160
 
@@ -40,7 +42,6 @@ class Shop:
     lake: Lake
     partition_key: str
     snapshot: int
-    inputs: Sequence[Materialization]
 
     def read(self, table: str, where: Mapping[str, str] | None = None, columns: Sequence[str] = ()) -> pl.DataFrame:
         """Rows of a table at this work's snapshot."""
@@ -75,7 +76,7 @@ def produce(
     inputs = [_input(ledger, asset, key) for asset, keys in reads for key in keys]
     key = input_sha256(CODE_VERSION, settings, inputs)
     known = [ledger.get((name, partition_key)) for name in names]
-    if all(made is not None and made.input_sha256 == key for made in known):
+    if all(made is not None and made.input_sha256 == key and _files_are_there(made) for made in known):
         for name in names:
             unchanged = latest(lake, name, partition_key)
             assert unchanged is not None  # the ledger has just named it
@@ -83,7 +84,7 @@ def produce(
         return
     started = time.monotonic()
     snapshot = lake.snapshot()
-    made_now = work(Shop(factory, lake, partition_key, snapshot, inputs))
+    made_now = work(Shop(factory, lake, partition_key, snapshot))
     entered, committed = enter(
         lake,
         {name: _with_shown(made) for name, made in made_now.items()},
@@ -154,7 +155,11 @@ def _with_shown(made: Made) -> Product:
     if made.preview is not None and made.preview.height:
         shown["preview"] = table(made.preview.head(PREVIEW_ROWS))
     shown |= {title: picture(title, png) for title, png in made.pictures.items()}
-    return replace(made.product, shown=shown)
+    return replace(made.product, shown=shown, figures={**made.product.figures, FILES: sorted(made.links.values())})
+
+
+def _files_are_there(made: Materialization) -> bool:
+    return all(Path(path).exists() for path in made.figures.get(FILES, []))
 
 
 def _by_reason(rejections: pl.DataFrame) -> pl.DataFrame:

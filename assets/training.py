@@ -1,6 +1,6 @@
 """What is learned: one SFT and one RL checkpoint a recipe, each made by a process of its own through Dagster Pipes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
@@ -10,7 +10,9 @@ from assets.partitions import recipes
 from assets.processes import run_jobs
 from assets.production import Made, Shop, law, own, produce
 from assets.resources import Factory
+from ranking.prompts import load_template
 from training.jobs import ModelRef, RlJob, SftJob, TrainResult, base_model, finished
+from training.recipes import Recipe
 from warehouse import pictures
 from warehouse.lake import Replace
 from warehouse.ledger import Product, latest
@@ -39,7 +41,7 @@ def sft_model(
         job = SftJob(rows=_rows(shop), model=start, **_common(shop, recipe))
         return {"sft_model": _train(context, pipes, job)}
 
-    settings = {"recipe": recipe.sha256_of(*SftJob.seams), "model": start.sha256, "seed": factory.settings.profile.seed}
+    settings = {**_identity(factory, recipe, SftJob.seams), "model": start.sha256}
     yield from produce(context, factory, reads=[("training_set", own(""))], settings=settings, work=work)
 
 
@@ -64,8 +66,14 @@ def rl_model(
         return {"rl_model": _train(context, pipes, job)}
 
     reads = [("training_set", own("")), ("sft_model", own(context.partition_key))]
-    settings = {"recipe": recipe.sha256_of(*RlJob.seams), "seed": factory.settings.profile.seed}
+    settings = _identity(factory, recipe, RlJob.seams)
     yield from produce(context, factory, reads=reads, settings=settings, work=work)
+
+
+def _identity(factory: Factory, recipe: Recipe, seams: Sequence[str]) -> dict[str, Any]:
+    """What shapes a checkpoint beside the weights and rows it starts from."""
+    template = load_template(recipe.contract.template).sha256
+    return {"recipe": recipe.sha256_of(*seams), "template": template, "seed": factory.settings.profile.seed}
 
 
 def _common(shop: Shop, recipe: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from flows.labelling import Question
-from inference.budget import Budget, BudgetExceeded
+from inference.budget import Budget, BudgetExceeded, estimate
 from inference.endpoint import Endpoint, EndpointRefused
 from inference.engine import Engine, ask_all
 from inference.exchange import Exchange, Failure, Sampling
@@ -75,9 +75,20 @@ class Label(BaseModel):
     usd: float
 
     @property
+    def unanswered(self) -> int:
+        """Questions that the endpoint never answered; nothing is stored of them, so the next run asks again."""
+        return sum(isinstance(outcome, Failure) for outcome in self.outcomes)
+
+    @property
     def figures(self) -> dict[str, float]:
         """What was paid for, as metadata."""
-        return {"calls": self.calls, "cache_hits": self.stored, "tokens": self.tokens, "usd": self.usd}
+        return {
+            "calls": self.calls,
+            "cache_hits": self.stored,
+            "tokens": self.tokens,
+            "usd": self.usd,
+            "unanswered": self.unanswered,
+        }
 
 
 def label(
@@ -99,6 +110,12 @@ def label(
     with ExchangeStore(store_path) as store:
         keys = {question.request.key for question in questions}
         before = {record.exchange.key for record in store.records(keys)}
+        foreseen = estimate((question.request for question in questions), prices, store)
+        if on_progress is not None and foreseen.calls:
+            on_progress(
+                f"{name}: {foreseen.calls:,} calls to buy, {foreseen.stored:,} stored; {foreseen.prompt_tokens:,} "
+                f"prompt tokens, at most {foreseen.completion_tokens_at_most:,} more and ${foreseen.usd_at_most:,.2f}"
+            )
         ask = _as_flow if flow_server and not keys <= before else _ask
         # The teacher is at hand even where every first answer is stored: one of them may still want its repair turn.
         with serving(teacher) as base_url:

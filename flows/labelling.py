@@ -24,6 +24,7 @@ from warehouse.ledger import REJECTION_SCHEMA, rejected
 
 Purpose = Literal["mine_positives", "mine_hard_negatives", "rank_teacher"]
 JudgedBy = Literal["mined", "human", "both"]
+JUDGED_BY_PEOPLE = ("web_search", "ms_marco", "reasonrank")  # as in the paper: no mining where people have judged
 MINING: tuple[Purpose, ...] = ("mine_positives", "mine_hard_negatives")
 JUDGEMENT_SCHEMA: dict[str, Any] = {
     "domain": pl.String, "qid": pl.String, "docid": pl.String, "grade": pl.Int64, "origin": pl.String,
@@ -46,16 +47,16 @@ class LabelSettings(BaseModel):
     mining_window: int = Field(20, ge=2, le=50, description="Passages in one mining question.")
     list_size: int = Field(20, ge=2, le=20, description="Most passages of a training list.")
     judgements: dict[str, JudgedBy] = Field(
-        {"web_search": "human"},
+        {},
         description="Whose judgements count in a domain: mined, human, or both (people first, the teacher where they "
-        "are silent). A domain that is not named uses mined.",
+        "are silent). Not named: human for web_search, ms_marco and reasonrank, mined elsewhere.",
     )
     passage_characters: int = Field(4000, ge=50, description="A passage is cut to this length in a teacher's prompt.")
     seed: int = Field(0, description="Seed of the lists' order.")
 
     def judged_by(self, domain: str) -> JudgedBy:
         """Whose judgements count in `domain`."""
-        return self.judgements.get(domain, "mined")
+        return self.judgements.get(domain, "human" if domain in JUDGED_BY_PEOPLE else "mined")
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,9 @@ def ranking_questions(
             (f"{pool.qid}/{docid}", "duplicate_passage", f"near copy of {twin}, a passage of the same query")
             for docid, twin in chosen.duplicates
         ]
-        if not chosen.relevant:
+        if judged_by == "mined" and not pool.gold_answer:
+            queries_left.append((pool.qid, "no_gold_answer", "mining needs a gold answer to show"))
+        elif not chosen.relevant:
             queries_left.append((pool.qid, "no_positive", f"no passage of its pool of {len(pool.docids)} is relevant"))
         elif len(chosen.relevant) == len(chosen.docids):
             queries_left.append((pool.qid, "no_negative", f"all {len(chosen.docids)} passages are relevant"))

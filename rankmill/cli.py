@@ -63,7 +63,7 @@ def run(
     Can be stopped and run again at any time: what is done is not done twice, and no answer is paid for twice.
     """
     with plain_errors():
-        _environment(profile, home, RANKMILL_BUDGET_USD=budget_usd, RANKMILL_BENCHMARK_FOLDERS=_folders(benchmarks))
+        _environment(profile, home, RANKMILL_BUDGET_USD=budget_usd)
         from rich.console import Console
 
         from rankmill.run import prepare_home, report_paths, run_graph
@@ -76,14 +76,14 @@ def run(
         if unknown := [name for name in chosen if name not in known]:
             raise SettingsError(f"there is no recipe {unknown[0]!r}. Recipes: {', '.join(known)}.")
         prepare_home(settings)
-        _activate(settings, sources, limit)
+        _activate(settings, sources, limit, benchmarks)
         console = Console(stderr=True)
         console.print(f"profile {settings.profile_name}: {profile_now.description}", highlight=False, soft_wrap=True)
         run_graph(settings, chosen, console)
         _print_leaderboard(settings)
         for path in report_paths(settings.home):
             typer.echo(f"report: {path}")
-        typer.echo("web UI: rankmill ui" + (f" --home {home}" if home else ""))
+        typer.echo(f"web UI: {_ui_command(profile, home)}")
 
 
 @app.command()
@@ -323,12 +323,27 @@ def _print_leaderboard(settings: Any, as_json: bool = False) -> None:
     Console(width=max(console.width, 140)).print(table)
 
 
-def _activate(settings: Any, sources: list[str] | None, limit: int | None) -> None:
+def _activate(settings: Any, sources: list[str] | None, limit: int | None, benchmarks: list[Path] | None) -> None:
+    """Keep the chosen sources, once every one of them has passed the door and there is something to evaluate on."""
     from assets.resources import registry_of
+    from rankmill.settings import SettingsError
+    from warehouse.benchmarks import read_benchmarks
+    from warehouse.evaluation import held_out
+    from warehouse.sources import read_source
 
     registry = registry_of(settings)
-    if sources or limit is not None or not registry.path.is_file():
-        registry.activate(sources or ["seed"], limit)
+    if sources is None and limit is None and benchmarks is None:
+        return
+    chosen = registry.choose(sources, limit)
+    read_benchmarks([], benchmarks or [], hub=False)
+    if sources is not None:
+        tables = [read_source(active.source(), active.limit, settings.profile.seed) for active in chosen]
+        if not sum(held_out(table.queries, table.judgements, None, 0).height for table in tables):
+            raise SettingsError(
+                "no source has a judged query of the split dev or test, so nothing could be evaluated. "
+                "Give some queries that split in queries.jsonl, and judgements in qrels.tsv."
+            )
+    registry.keep(chosen, benchmarks)
 
 
 def _show_domains(settings: Any) -> None:
@@ -340,12 +355,16 @@ def _show_domains(settings: Any) -> None:
         instance.add_dynamic_partitions("domain", [entry.domain for entry in registry_of(settings).active()])
 
 
-def _folders(paths: list[Path] | None) -> str | None:
-    return None if paths is None else json.dumps([str(path.absolute()) for path in paths])
+def _ui_command(profile: str | None, home: Path | None) -> str:
+    """The command that opens this very factory, as it can be typed here."""
+    options = [f"--{name} {value}" for name, value in (("profile", profile), ("home", home)) if value is not None]
+    return " ".join([sys.argv[0] if sys.argv[0].endswith("rankmill") else "rankmill", "ui", *options])
 
 
 def _environment(profile: str | None, home: Path | None, **values: Any) -> None:
     """Options become the environment that settings read, so that child processes see the same."""
+    if profile is not None and profile.endswith((".yaml", ".yml")):
+        profile = str(Path(profile).absolute())
     given = {"RANKMILL_PROFILE": profile, "RANKMILL_HOME": str(home.absolute()) if home else None, **values}
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
 

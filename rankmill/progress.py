@@ -50,7 +50,9 @@ class RunProgress(logging.Handler):
             evaluation = event.event_specific_data
             if not evaluation.passed:
                 name = f"{evaluation.asset_key.path[-1]}/{evaluation.check_name}"
-                self.line(f"check {name} FAILED: {evaluation.description or ''}", "bold red")
+                failed = evaluation.severity.value == "ERROR"
+                word, style = ("FAILED", "bold red") if failed else ("warns", "yellow")
+                self.line(f"check {name} {word}: {evaluation.description or ''}", style)
 
     def line(self, text: str, style: str = "") -> None:
         """A line that stays, with the seconds since the start."""

@@ -11,7 +11,8 @@ from ranking.trec import read_run, write_run
 from rankmill.settings import Settings, SettingsError
 from training.jobs import ModelRef, RerankJob, RerankResult, base_model, command, finished, weights_sha256
 from training.recipes import Recipe
-from warehouse.lake import Lake, content_sha256
+from warehouse.evaluation import keep_candidates
+from warehouse.lake import Lake
 
 
 class RerankInputError(ValueError):
@@ -27,10 +28,7 @@ def rerank_files(
     """
     recipe = settings.recipe(recipe_name)
     candidates = _candidates(run, queries, passages)
-    digest = content_sha256(candidates, ["qid", "rank"])
-    path = settings.home / "work" / f"candidates-{digest[:12]}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    candidates.write_parquet(path)
+    path, digest = keep_candidates(candidates, settings.home / "work")
     stage, reference = _resolve(settings, model, recipe)
     job = RerankJob(
         recipe=recipe,
@@ -48,7 +46,8 @@ def rerank_files(
     result = finished(job)
     if result is None:
         raise SettingsError(f"reranking ended without a result; its output stands above. Nothing was written to {out}.")
-    write_run(out, pl.read_parquet(job.folder / "run.parquet").sort("qid", "rank"), f"rankmill-{stage}")
+    tag = f"rankmill-{recipe_name}-{reference.sha256[:12]}"
+    write_run(out, pl.read_parquet(job.folder / "run.parquet").sort("qid", "rank"), tag)
     return result
 
 
@@ -71,6 +70,14 @@ def _candidates(run: Path, queries: Path, passages: Path) -> pl.DataFrame:
                 f"{run}: {key} {missing[key][0]!r} and {missing[key].n_unique() - 1} others are not in {file}. "
                 f"Give the file that the run was made from."
             )
+    for frame, key, file in ((asked, "qid", queries), (texts, "docid", passages), (ranked, "docid", run)):
+        keys = ["qid", "docid"] if frame is ranked else [key]
+        if (twice := frame.filter(pl.struct(keys).is_duplicated())).height:
+            raise RerankInputError(f"{file}: {key} {twice[key][0]!r} stands more than once. Give each one line.")
+    # As trec_eval reads a run: by score, ties by docid; the rank column is not trusted.
+    ranked = ranked.sort("qid", "score", "docid", descending=[False, True, True]).with_columns(
+        rank=pl.int_range(1, pl.len() + 1).over("qid")
+    )
     joined = ranked.join(asked, on="qid").join(texts, on="docid")
     return joined.select(pl.lit("files").alias("domain"), "qid", "query", "docid", "rank", "score", "text").sort(
         "qid", "rank"
@@ -101,7 +108,10 @@ def _lines(path: Path, fields: tuple[str, ...]) -> list[dict]:
 
 def _resolve(settings: Settings, model: str, recipe: Recipe) -> tuple[str, ModelRef]:
     if Path(model).is_dir():
-        return "rl", ModelRef(path=str(Path(model).absolute()), sha256=weights_sha256(Path(model)))
+        try:
+            return "rl", ModelRef(path=str(Path(model).absolute()), sha256=weights_sha256(Path(model)))
+        except FileNotFoundError as error:
+            raise SettingsError(str(error)) from None
     if model.split("/")[-1] == "base":
         return "base", base_model(recipe)
     known = pl.DataFrame()

@@ -7,7 +7,6 @@ A profile (profiles/<name>.yaml) says where the graph runs; a recipe (recipes/<n
 Secrets come from the environment alone and are held as SecretStr.
 """
 
-import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -85,7 +84,6 @@ class Settings(BaseSettings):
         None, validation_alias="OPENAI_BASE_URL", description="The teacher's address up to /v1."
     )
     api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY", description="The teacher's key.")
-    benchmark_folders: tuple[Path, ...] = Field((), description="Folders of benchmark queries beside the registry.")
     prefect_api_url: str | None = Field(
         None, validation_alias="PREFECT_API_URL", description="A Prefect server that shows campaigns."
     )
@@ -107,8 +105,6 @@ class Settings(BaseSettings):
         for name, value in (("BUDGET_USD", self.budget_usd), ("BUDGET_TOKENS", self.budget_tokens)):
             if value is not None:
                 chosen[f"RANKMILL_{name}"] = str(value)
-        if self.benchmark_folders:
-            chosen["RANKMILL_BENCHMARK_FOLDERS"] = json.dumps([str(folder) for folder in self.benchmark_folders])
         return {**chosen, "DAGSTER_HOME": str(self.dagster_home)}
 
     @property

@@ -24,6 +24,7 @@ from typing import ClassVar, Literal, overload
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ranking.prompts import load_template
 from training.recipes import Recipe, content_hash
 
 # Raise a stage's number when its code changes what it makes from the same job.
@@ -65,6 +66,7 @@ class Job(BaseModel):
             "stage": self.stage,
             "version": STAGE_VERSIONS[self.stage],
             "recipe": self.recipe.sha256_of(*self.seams),
+            "template": load_template(self.recipe.contract.template).sha256,
             "release": self.release,
             "model": self.model.sha256,
             "seed": self.seed,
@@ -131,7 +133,8 @@ class RerankJob(Job):
         """The release is not read here: a base student's run stays valid when the training set changes."""
         content = super().content
         del content["release"]
-        return {**content, "candidates": self.candidates_sha256}
+        dtype = self.recipe.model.inference_dtype
+        return {**content, "candidates": self.candidates_sha256, "dtype": dtype}
 
 
 class LeftOut(BaseModel):

@@ -8,7 +8,7 @@ import polars as pl
 from warehouse import pictures
 from warehouse.lake import Lake
 from warehouse.ledger import Materialization, latest
-from warehouse.releases import read_release
+from warehouse.releases import licenses_of, read_release
 from warehouse.reports import data_uri, funnel_of, reasons_of
 
 HELD_OUT = "held-out"
@@ -65,7 +65,7 @@ def card_values(lake: Lake, domains: Sequence[str], sampling: dict[str, Any]) ->
         {
             "domain": domain,
             **{s: part.filter(pl.col("split") == s).height for s in ("sft", "rl", "dev")},
-            "licenses": sorted(part["license"].unique().to_list()),
+            "licenses": licenses_of(part),
         }
         for domain in domains
         for part in [rows.filter(pl.col("domain") == domain)]

@@ -2,7 +2,7 @@
 
 Words are runs of letters and digits after case folding and NFKC, so case, punctuation, white space and another way to
 write the same letter do not hide a copy. A
-benchmark query shorter than 13 words is caught by the exact test, or as a whole inside the longer training text.
+benchmark query of 8 to 12 words is caught as a whole inside a longer training text, a shorter one by the exact test.
 """
 
 import hashlib

@@ -17,7 +17,7 @@ from warehouse.ledger import REJECTION_SCHEMA, rejected
 STAGE = "training_set"
 ROW_CONTENT = (
     "domain", "qid", "query", "docids", "passages", "final_order", "relevant", "reasoning", "ranking_id",
-    "exchange_key", "prompt_sha256", "judge", "consistency", "source", "license", "url",
+    "exchange_key", "prompt_sha256", "judge", "consistency", "source", "license", "passage_licenses", "url",
 )  # fmt: skip
 
 
@@ -52,8 +52,13 @@ def whole_rows(rankings: pl.DataFrame, queries: pl.DataFrame, passages: pl.DataF
         (domain, docid): titled(title, text)
         for domain, docid, title, text in passages.select("domain", "docid", "title", "text").iter_rows()
     }
+    licenses = {
+        (domain, docid): name for domain, docid, name in passages.select("domain", "docid", "license").iter_rows()
+    }
     joined = rankings.join(
-        queries.select("domain", "qid", "source", "license", "url", query="text"), on=["domain", "qid"], how="inner"
+        queries.select("domain", "qid", "source", "license", "url", query="text"),
+        on=["domain", "qid"],
+        how="inner",
     )
     rows = []
     for row in joined.iter_rows(named=True):
@@ -62,6 +67,7 @@ def whole_rows(rankings: pl.DataFrame, queries: pl.DataFrame, passages: pl.DataF
             {
                 **{name: row[name] for name in ROW_CONTENT if name in row},
                 "docids": row["initial_list"],
+                "passage_licenses": sorted({licenses[row["domain"], docid] for docid in row["initial_list"]}),
                 "passages": [texts[row["domain"], docid] for docid in row["initial_list"]],
                 "final_order": [place[docid] for docid in row["final_list"]],
                 "relevant": sorted(place[docid] for docid in row["relevant_docids"]),
@@ -157,5 +163,6 @@ ROW_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "query": pl.String, "docids": pl.List(pl.String), "passages": pl.List(pl.String),
     "final_order": pl.List(pl.Int64), "relevant": pl.List(pl.Int64), "reasoning": pl.String,
     "ranking_id": pl.String, "exchange_key": pl.String, "prompt_sha256": pl.String, "judge": pl.String,
-    "consistency": pl.Float64, "source": pl.String, "license": pl.String, "url": pl.String,
+    "consistency": pl.Float64, "source": pl.String, "license": pl.String,
+    "passage_licenses": pl.List(pl.String), "url": pl.String,
 }  # fmt: skip

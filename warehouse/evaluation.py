@@ -92,7 +92,7 @@ def collect(recipe: str, first: pl.DataFrame, reranked: Mapping[str, Reranked], 
     for stage, made in reranked.items():
         names = {"run": made.run, "model": made.model}
         runs.append(_named(pl.read_parquet(made.folder / "run.parquet").select(*RUN_COLUMNS), recipe, stage, names))
-        written = pl.read_parquet(made.folder / "calls.parquet").select(*CALL_COLUMNS, prompt_sha256="prompt_hash")
+        written = pl.read_parquet(made.folder / "calls.parquet").select(*CALL_COLUMNS, messages_sha256="prompt_hash")
         calls.append(_named(written, recipe, stage, names))
     scores = [
         _named(score(run, qrels), recipe, run["stage"][0], {"run": run["run"][0], "model": run["model"][0]})

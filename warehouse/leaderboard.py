@@ -19,15 +19,20 @@ CURVES = ("loss", "reward", "malformed_rate")
 
 
 def leaderboard(
-    scores: pl.DataFrame, calls: pl.DataFrame, queries: pl.DataFrame, models: pl.DataFrame, resamples: int, seed: int
+    scores: pl.DataFrame,
+    calls: pl.DataFrame,
+    splits: Mapping[str, str],
+    models: pl.DataFrame,
+    resamples: int,
+    seed: int,
 ) -> pl.DataFrame:
-    """One row a recipe, domain and stage, and one for the mean of all domains.
+    """One row a recipe, domain and stage, and one of all domains' queries together.
 
     `scores`: recipe, stage, model, domain, qid, measure, value. `calls`: recipe, stage, domain, fault, tokens, seconds.
-    `queries`: domain, split. Intervals are bootstraps over queries; `versus_*` is the paired difference to BM25.
+    `splits`: the split evaluated on, by domain. Intervals are bootstraps over queries; `versus_*` is the paired
+    difference to BM25.
     """
     wide = scores.pivot(on="measure", index=["recipe", "stage", "model", "domain", "qid"], values="value")
-    split = dict(queries.select("domain", "split").iter_rows())
     release = dict(models.select("model", "release").iter_rows())
     rows = []
     for recipe in wide["recipe"].unique().sort():
@@ -47,7 +52,7 @@ def leaderboard(
                         "fused": False,
                         "model": part["model"][0],
                         "release": release.get(part["model"][0], ""),
-                        "split": split.get(domain, "held-out"),
+                        "split": splits.get(domain, "held-out"),
                         "queries": part.height,
                         **_statistics(part, _of(base, domain), resamples, seed),
                         **_cost(asked, part.height),
@@ -133,7 +138,7 @@ def _prose(settings: Mapping[str, Any]) -> str:
 
 
 def _examples(calls: pl.DataFrame) -> list[dict[str, Any]]:
-    ordered = calls.sort("domain", "qid", "prompt_sha256")
+    ordered = calls.sort("domain", "qid", "messages_sha256")
     return [
         row
         for stage in STAGES

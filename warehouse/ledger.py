@@ -22,7 +22,8 @@ REJECTION_SCHEMA = {"stage": pl.String, "key": pl.String, "reason": pl.String, "
 class Product:
     """What an asset made: the writes, the counts of its unit, what it left out and why, and what a person looks at.
 
-    `shown` holds Markdown by title (a preview, a plot), kept so that an unchanged asset can show it again.
+    An incomplete product (a teacher did not answer) is kept, and made again at the next run. `shown` holds Markdown by
+    title (a preview, a plot), kept so that an unchanged asset can show it again.
 
     `rejections` holds stage, key, reason, detail. Rows whose stage is the asset's name are units of it, and
     rows_in = rows_out + their number. Other stages name smaller things dropped on the way, such as a passage of a list.
@@ -35,6 +36,7 @@ class Product:
     rejections: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=REJECTION_SCHEMA))
     figures: Mapping[str, Any] = field(default_factory=dict)
     shown: Mapping[str, str] = field(default_factory=dict)
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def enter(
                 f"add up. Nothing was written. A step drops rows without a rejection; this is a defect to report."
             )
         made = Materialization(
-            asset=asset, partition_key=partition_key, input_sha256=inputs_sha256,
+            asset=asset, partition_key=partition_key,
+            input_sha256=inputs_sha256 if product.complete else f"{inputs_sha256}:incomplete",
             content_sha256=product.content_sha256, read_snapshot=read_snapshot, rows_in=product.rows_in,
             rows_out=product.rows_out, rows_rejected=units, figures=dict(product.figures),
             shown=dict(product.shown), seconds=round(seconds, 3), run_id=message.run_id,

@@ -1,11 +1,12 @@
 """Which sources are active in a home: one small YAML file, so that the command line, the UI and schedules agree.
 
 Without a file the shipped seed is active. `rankmill run --sources DIR` replaces the list; the lake keeps the history.
+Folders of benchmarks stand in the same file, so that no later run forgets what it must keep away from.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -52,10 +53,14 @@ class Registry:
 
     def active(self) -> list[Active]:
         """The active sources in the order of their domains."""
-        if not self.path.is_file():
+        kept = self._kept().get("sources")
+        if kept is None:
             return self._seed(None)
-        entries = yaml.safe_load(self.path.read_text("utf-8"))["sources"]
-        return sorted((Active(**entry) for entry in entries), key=lambda active: active.domain)
+        return sorted((Active(**entry) for entry in kept), key=lambda active: active.domain)
+
+    def benchmarks(self) -> list[Path]:
+        """Folders of benchmark queries that no training row may overlap, beside the registered benchmarks."""
+        return [Path(folder) for folder in self._kept().get("benchmarks", [])]
 
     def domain(self, domain: str) -> Active:
         """The active source of a domain. Raises UnknownDomain naming those there are."""
@@ -65,8 +70,13 @@ class Registry:
         known = ", ".join(active.domain for active in self.active())
         raise UnknownDomain(f"no active source has the domain {domain!r}. Active: {known}. Add one with --sources DIR.")
 
-    def activate(self, sources: list[str], limit: int | None) -> list[Active]:
-        """Make `sources` (folders, `seed`, or `hf:<name>`) the active ones and return them; nothing is read yet."""
+    def choose(self, sources: list[str] | None, limit: int | None) -> list[Active]:
+        """What `sources` (folders, `seed`, or `hf:<name>`) mean; None takes the active ones, with `limit` if given.
+
+        Nothing is read and nothing is kept yet. Raises SourceError, SourcesConflict.
+        """
+        if sources is None:
+            return [active if limit is None else replace(active, limit=limit) for active in self.active()]
         chosen: dict[str, Active] = {}
         for given in sources:
             if given == SEED:
@@ -84,11 +94,24 @@ class Registry:
                         f"{active.location}. Rename one folder: each becomes a domain of its own name."
                     )
                 chosen[active.domain] = active
+        return sorted(chosen.values(), key=lambda active: active.domain)
+
+    def keep(self, sources: list[Active], benchmarks: list[Path] | None = None) -> None:
+        """Make `sources` the active ones and, where given, `benchmarks` the folders to keep away from."""
+        folders = self.benchmarks() if benchmarks is None else benchmarks
+        kept = {"sources": [asdict(active) for active in sources], "benchmarks": [str(f.absolute()) for f in folders]}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
-        part.write_text(yaml.safe_dump({"sources": [asdict(active) for active in chosen.values()]}), "utf-8")
+        part.write_text(yaml.safe_dump(kept), "utf-8")
         part.replace(self.path)
-        return self.active()
+
+    def _kept(self) -> dict[str, Any]:
+        if not self.path.is_file():
+            return {}
+        kept = yaml.safe_load(self.path.read_text("utf-8"))
+        if not isinstance(kept, dict) or not {"sources", "benchmarks"} >= kept.keys():
+            raise SourcesConflict(f"{self.path} is not a list of sources. Remove it and name them with --sources.")
+        return kept
 
     def _seed(self, limit: int | None) -> list[Active]:
         found = []

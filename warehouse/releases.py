@@ -44,11 +44,16 @@ def release_writes(
     entry = {
         "release": release, "created_at": now(), "rows": rows.height,
         **{split: sizes.get(split, 0) for split in ("sft", "rl", "dev")},
-        "domains": sorted(domains), "licenses": sorted(rows["license"].unique()),
+        "domains": sorted(domains), "licenses": licenses_of(rows),
         "read_snapshot": read_snapshot, "settings": json.dumps(settings, sort_keys=True), "code_version": code_version,
     }  # fmt: skip
     named = rows.with_columns(release=pl.lit(release)).select(list(ROW_SCHEMA))
     return release, [Append("training_rows", named), Append("releases", pl.DataFrame([entry]))]
+
+
+def licenses_of(rows: pl.DataFrame) -> list[str]:
+    """Every licence that rows are under: those of their queries and those of their passages."""
+    return sorted({*rows["license"], *rows["passage_licenses"].explode().drop_nulls()})
 
 
 def read_release(lake: Lake, release: str) -> pl.DataFrame:

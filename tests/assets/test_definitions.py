@@ -31,7 +31,8 @@ def test_every_job_and_schedule_is_as_designed_and_schedules_are_off(snapshot) -
     repository = defs.get_repository_def()
     schedules = {s.name: (s.cron_schedule, s.job_name, s.default_status.value) for s in repository.schedule_defs}
     jobs = sorted(job.name for job in repository.get_all_jobs() if not job.name.startswith("__"))
-    assert {"jobs": jobs, "schedules": schedules} == snapshot
+    sensors = sorted(sensor.name for sensor in repository.sensor_defs)
+    assert {"jobs": jobs, "schedules": schedules, "sensors": sensors} == snapshot
     assert all(s.default_status == dg.DefaultScheduleStatus.STOPPED for s in repository.schedule_defs)
 
 

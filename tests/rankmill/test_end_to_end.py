@@ -155,8 +155,3 @@ def test_a_trained_model_reranks_files_with_the_command_line(home: Path) -> None
     written = [line.split() for line in out.read_text("utf-8").splitlines()]
     assert sorted(fields[2] for fields in written) == sorted(docids)
     assert [int(fields[3]) for fields in written] == list(range(1, 7))
-
-
-def test_a_source_added_later_leaves_the_training_split_of_the_others_alone(home: Path) -> None:
-    splits = query(home, "SELECT qid, count(DISTINCT split) AS n FROM training_rows GROUP BY qid HAVING n > 1")
-    assert splits == []

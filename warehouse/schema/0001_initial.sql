@@ -40,7 +40,7 @@ CREATE TABLE training_rows (
     release VARCHAR, row_id VARCHAR, domain VARCHAR, qid VARCHAR, split VARCHAR, query VARCHAR, docids VARCHAR[],
     passages VARCHAR[], final_order BIGINT[], relevant BIGINT[], reasoning VARCHAR, ranking_id VARCHAR,
     exchange_key VARCHAR, prompt_sha256 VARCHAR, judge VARCHAR, consistency DOUBLE, source VARCHAR, license VARCHAR,
-    url VARCHAR
+    passage_licenses VARCHAR[], url VARCHAR
 );
 CREATE TABLE releases (
     release VARCHAR, created_at VARCHAR, rows BIGINT, sft BIGINT, rl BIGINT, dev BIGINT, domains VARCHAR[],
@@ -61,7 +61,7 @@ CREATE TABLE rerank_runs (
 -- One row a window: what the model was shown and what it wrote, malformed or not.
 CREATE TABLE rerank_calls (
     run VARCHAR, recipe VARCHAR, stage VARCHAR, model VARCHAR, domain VARCHAR, qid VARCHAR, docids VARCHAR[],
-    prompt_sha256 VARCHAR, completion VARCHAR, fault VARCHAR, prompt_tokens BIGINT, completion_tokens BIGINT,
+    messages_sha256 VARCHAR, completion VARCHAR, fault VARCHAR, prompt_tokens BIGINT, completion_tokens BIGINT,
     seconds DOUBLE
 );
 CREATE TABLE scores (
