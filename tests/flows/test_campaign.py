@@ -88,7 +88,7 @@ def test_a_second_call_buys_nothing_and_brings_the_same(tmp_path: Path) -> None:
     # Garbage was answered, so that repair turns are among what must not be bought again.
     assert repairs > 0
     assert (first.calls, first.stored) == (paid, 0) == (len(asked) + repairs, 0)
-    assert again.figures == {"calls": 0, "cache_hits": paid, "tokens": 0, "usd": 0.0}
+    assert again.figures == {"calls": 0, "cache_hits": paid, "tokens": 0, "usd": 0.0, "unanswered": 0}
     assert again.exchanges.equals(first.exchanges)
     for domain in ("math", "other"):
         made = [read_rankings(asked, bought.outcomes, domain, "human", "s") for bought in (first, again)]

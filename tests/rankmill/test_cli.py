@@ -120,8 +120,27 @@ def test_a_bad_source_folder_stops_a_run_with_a_clear_error_and_leaves_no_row(fo
     for line in (ROOT / "tests" / "bad_folders" / folder / "expected.txt").read_text("utf-8").splitlines():
         assert line in result.output
     assert "Traceback" not in result.output
-    counted = rankmill("lake", "query", "SELECT count(*) AS n FROM queries", "--json", "--home", str(home))
-    assert json.loads(counted.output) == [{"n": 0}]
+    assert not (home / "lake").exists()
+    assert not (home / "sources.yaml").exists()
+
+
+def test_a_refused_source_leaves_the_active_ones_as_they_were(tmp_path: Path) -> None:
+    kept = "benchmarks: []\nsources:\n- {domain: gone, kind: folder, location: /nowhere/gone, limit: null}\n"
+    (tmp_path / "sources.yaml").write_text(kept, "utf-8")
+    result = rankmill("run", "--sources", str(ROOT / "tests" / "bad_folders" / "wrong_type"), "--home", str(tmp_path))
+    assert result.exit_code == 1
+    assert (tmp_path / "sources.yaml").read_text("utf-8") == kept
+
+
+def test_a_source_without_held_out_queries_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    folder = tmp_path / "all_train"
+    folder.mkdir()
+    (folder / "queries.jsonl").write_text('{"qid": "q1", "text": "why is the sky blue", "split": "train"}\n', "utf-8")
+    (folder / "passages.jsonl").write_text('{"docid": "d1", "text": "scattering of light"}\n', "utf-8")
+    (folder / "qrels.tsv").write_text("q1 0 d1 1\n", "utf-8")
+    result = rankmill("run", "--sources", str(folder), "--home", str(tmp_path / "home"))
+    assert result.exit_code == 1
+    assert "split dev or test" in result.output
 
 
 def test_a_source_that_is_not_there_is_an_error_before_anything_is_made(tmp_path: Path) -> None:

@@ -113,5 +113,5 @@ def test_runs_of_all_stages_are_named_and_scored_over_the_same_queries(tmp_path:
         (FIRST_STAGE, FIRST_STAGE, "1", 0.5), (FIRST_STAGE, FIRST_STAGE, "2", 0.0),
         ("sft", "model-1", "1", 1.0), ("sft", "model-1", "2", 0.0),
     ]  # fmt: skip
-    assert made.calls.select("run", "stage", "prompt_sha256").rows() == [("sft-1", "sft", "prompt")]
+    assert made.calls.select("run", "stage", "messages_sha256").rows() == [("sft-1", "sft", "prompt")]
     assert made.runs.group_by("run").len()["len"].to_list() == [2, 2]

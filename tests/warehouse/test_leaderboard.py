@@ -44,7 +44,7 @@ def board() -> pl.DataFrame:
     return leaderboard(
         pl.concat([scores("r", "sft", better), scores("r", "bm25", first)]),
         calls,
-        queries(("a", "1", "test"), ("a", "2", "test"), ("b", "1", "dev")),
+        {"a": "test", "b": "dev"},
         pl.DataFrame({"model": ["r-sft"], "release": ["release-1"]}),
         resamples=500,
         seed=0,
