@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import socket
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from rich.console import Console
 
 from rankmill.progress import RunProgress
 from rankmill.settings import ROOT, Settings
+
+PROCESS = "rankmill/process"  # the tag that says which process of which host executes a run
 
 
 class RunFailed(RuntimeError):
@@ -46,6 +49,7 @@ def run_graph(settings: Settings, recipes: Sequence[str], console: Console) -> N
     active = [entry.domain for entry in registry_of(settings).active()]
     try:
         with dg.DagsterInstance.get() as instance:
+            _end_dead_runs(instance)
             _match_partitions(instance, active)
             plan: list[tuple[str, str | None, str]] = [
                 *(("label_domain", domain, domain) for domain in active),
@@ -59,6 +63,28 @@ def run_graph(settings: Settings, recipes: Sequence[str], console: Console) -> N
     finally:
         progress.end()
         logger.removeHandler(progress)
+
+
+def _end_dead_runs(instance: Any) -> None:
+    """Mark runs whose process was killed as failed, and free the pool slots that they would hold for ever."""
+    import dagster as dg
+
+    going = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    for run in instance.get_runs(dg.RunsFilter(statuses=going)):
+        host, _, pid = run.tags.get(PROCESS, "").partition("/")
+        if host == socket.gethostname() and not _alive(int(pid)):
+            instance.report_run_failed(run, "its process is gone; what it committed is kept")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _match_partitions(instance: Any, active: Sequence[str]) -> None:
@@ -76,6 +102,7 @@ def _execute(defs: Any, instance: Any, factory: Any, job: str, partition_key: st
             instance=instance,
             partition_key=partition_key,
             resources={"factory": factory},
+            tags={PROCESS: f"{socket.gethostname()}/{os.getpid()}"},
             run_config={"loggers": {"console": {"config": {}}}},
             raise_on_error=True,
         )

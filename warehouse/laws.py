@@ -16,7 +16,7 @@ KEYS = {
     "queries": ("domain", "qid"), "passages": ("domain", "docid"), "candidates": ("domain", "qid", "docid"),
     "exchanges": ("domain", "purpose", "key"), "rankings": ("ranking_id",), "consistent_rankings": ("ranking_id",),
     "training_rows": ("release", "row_id"), "releases": ("release",), "models": ("model",),
-    "rerank_runs": ("run", "recipe", "domain", "qid", "docid"),
+    "rerank_runs": ("run", "recipe", "stage", "domain", "qid", "docid"),
 }  # fmt: skip
 READS_SNAPSHOT = ("teacher_rankings", "mined_judgements", "sft_model", "rl_model", "benchmark_runs")
 
