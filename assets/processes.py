@@ -4,7 +4,8 @@ import dagster as dg
 
 from training.jobs import RerankJob, RlJob, SftJob, command, finished
 
-WITHOUT_KEY = {"OPENAI_API_KEY": ""}  # a training process has no use for the teacher's key
+# A training process has no use for the teacher's key, and its progress is told in lines, not in bars.
+ENVIRONMENT = {"OPENAI_API_KEY": "", "TQDM_DISABLE": "1"}
 
 
 def run_jobs(
@@ -16,7 +17,7 @@ def run_jobs(
         return
     cause = ""
     try:
-        pipes.run(command=command(*waiting), context=context, env=WITHOUT_KEY)
+        pipes.run(command=command(*waiting), context=context, env=ENVIRONMENT)
     except Exception as error:
         if type(error).__name__ != "DagsterPipesExecutionError":  # Dagster does not export it
             raise

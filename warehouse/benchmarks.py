@@ -14,6 +14,7 @@ import polars as pl
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from warehouse.hub import probe
 from warehouse.lake import canonical_sha256
 
 SCHEMA = {"benchmark": pl.String, "qid": pl.String, "text": pl.String, "location": pl.String}
@@ -96,6 +97,7 @@ def _hub_items(benchmark: Benchmark) -> list[tuple[str, str, str, str]]:
     from datasets import load_dataset
 
     where = benchmark.hub
+    probe(where.dataset)  # fails at once where datasets would retry for half a minute
     found = []
     for split in where.splits:
         for row in load_dataset(where.dataset, where.config, split=split):

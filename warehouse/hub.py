@@ -67,7 +67,7 @@ def read_hub(name: HubName, domain: str, options: Options) -> RawSource:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     dataset, settled = _settled(name, options)
-    _probe(dataset.repository)
+    probe(dataset.repository)
     try:
         return dataset.load(dataset.repository, domain, settled)
     except (ConnectionError, LocalEntryNotFoundError) as error:
@@ -89,7 +89,7 @@ def _settled(name: HubName, options: Options) -> tuple[HubDataset, Options]:
     return dataset, {**dataset.defaults, **options}
 
 
-def _probe(repository: str) -> None:
+def probe(repository: str) -> None:
     """One question with a short timeout: `datasets` would try for half a minute before it gives up."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled
