@@ -109,7 +109,7 @@ def data_quality_report(context: dg.AssetExecutionContext, factory: Factory) -> 
         context,
         factory,
         reads=[("training_set", own(""))],
-        settings={"ledger": _ledger_sha256(factory), "page": 1},
+        settings={"ledger": _ledger_sha256(factory), "page": 2},
         work=work,
     )
 
@@ -124,7 +124,7 @@ def dataset_card(context: dg.AssetExecutionContext, factory: Factory) -> Iterato
         product = Product((), values["release"], values["rows"], values["rows"], figures={"release": values["release"]})
         return {"dataset_card": Made(product, links={"card": str(path)})}
 
-    settings = {"teacher": factory.teacher_identity(), "ledger": _ledger_sha256(factory), "page": 1}
+    settings = {"teacher": factory.teacher_identity(), "ledger": _ledger_sha256(factory), "page": 2}
     yield from produce(context, factory, reads=[("training_set", own(""))], settings=settings, work=work)
 
 

@@ -113,7 +113,8 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
         board = boards.leaderboard(scores, calls, splits, models, chosen.resamples, chosen.seed).with_columns(
             settings=pl.col("recipe").replace_strict({name: json.dumps(note) for name, note in notes.items()})
         )
-        values = boards.page_values(board, calls, models, notes)
+        judges = shop.read_active("rankings", ["domain", "judge"])["judge"].unique().to_list()
+        values = boards.page_values(board, calls, models, notes, judges)
         path = write_report(factory.settings.reports / "leaderboard.html", "leaderboard.html.j2", values)
         overall = {f"ndcg10_{r['stage']}": r["value"] for r in values["rows"] if r["domain"] == boards.ALL_DOMAINS}
         digest = content_sha256(board.drop("seconds_per_query"), ["recipe", "domain", "stage"])
@@ -121,7 +122,7 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
         shown = pl.DataFrame([{name: row[name] for name in boards.SHOWN} for row in values["rows"]])
         return {"leaderboard": Made(product, shown, {"leaderboard_bars": boards.bars(board)}, {"report": str(path)})}
 
-    settings = {"resamples": chosen.resamples, "seed": chosen.seed, "page": 2}
+    settings = {"resamples": chosen.resamples, "seed": chosen.seed, "page": 3}
     yield from produce(context, factory, reads=[("benchmark_runs", list(made))], settings=settings, work=work)
 
 
@@ -133,7 +134,7 @@ def _jobs(shop: Shop, recipe: Recipe, first: pl.DataFrame) -> dict[str, tuple[Re
     students: dict[Any, tuple[Any, str, str]] = {"base": (base, base.sha256, "")}
     for stage in ("sft", "rl"):
         row = newest_model(shop.lake, recipe.name, stage)
-        reference = {"path": row["path"], "sha256": row["weights_sha256"]}
+        reference = {"path": str(settings.home / row["path"]), "sha256": row["weights_sha256"]}
         students[stage] = (reference, row["model"], row["release"])
     return {
         stage: (

@@ -1,6 +1,7 @@
 """What is learned: one SFT and one RL checkpoint a recipe, each made by a process of its own through Dagster Pipes."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -39,7 +40,7 @@ def sft_model(
 
     def work(shop: Shop) -> dict[str, Made]:
         job = SftJob(rows=_rows(shop), model=start, **_common(shop, recipe))
-        return {"sft_model": _train(context, pipes, job)}
+        return {"sft_model": _train(context, pipes, job, shop.factory.settings.home)}
 
     settings = {**_identity(factory, recipe, SftJob.seams), "model": start.sha256}
     yield from produce(context, factory, reads=[("training_set", own(""))], settings=settings, work=work)
@@ -61,9 +62,9 @@ def rl_model(
 
     def work(shop: Shop) -> dict[str, Made]:
         parent = newest_model(shop.lake, context.partition_key, "sft")
-        start = ModelRef(path=parent["path"], sha256=parent["weights_sha256"])
+        start = ModelRef(path=str(factory.settings.home / parent["path"]), sha256=parent["weights_sha256"])
         job = RlJob(rows=_rows(shop), model=start, **_common(shop, recipe))
-        return {"rl_model": _train(context, pipes, job)}
+        return {"rl_model": _train(context, pipes, job, shop.factory.settings.home)}
 
     reads = [("training_set", own("")), ("sft_model", own(context.partition_key))]
     settings = _identity(factory, recipe, RlJob.seams)
@@ -97,11 +98,11 @@ def _rows(shop: Shop) -> Any:
     return export_rows(shop.lake, _release(shop), shop.factory.releases)
 
 
-def _train(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, job: SftJob | RlJob) -> Made:
+def _train(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, job: SftJob | RlJob, home: Path) -> Made:
     run_jobs(context, pipes, job)
     result = finished(job)
     assert result is not None  # run_jobs has seen to it
-    row = model_row(result.model_dump(mode="json"), recipe=job.recipe.name, path=str(job.folder))
+    row = model_row(result.model_dump(mode="json"), recipe=job.recipe.name, path=str(job.folder.relative_to(home)))
     where = {"model": row["model"]}
     asset = f"{job.stage}_model"
     dropped = left_out_rows(asset, [(row.row_id, row.reason) for row in result.rows_left_out])

@@ -18,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+CELL = 100  # characters of a cell in a table for people: room for a whole hash
 lake_app = typer.Typer(help="Look into the lake: every table, at every snapshot, read-only.", no_args_is_help=True)
 app.add_typer(lake_app, name="lake")
 
@@ -140,10 +141,13 @@ def score(
     """Evaluate a TREC run with trec_eval's semantics; means are over all queries of the qrels."""
     with plain_errors():
         from ranking.metrics import evaluate
-        from ranking.trec import read_qrels, read_run
+        from ranking.trec import TrecFileError, read_qrels, read_run
 
         names = [name.strip() for name in measures.split(",") if name.strip()]
-        per_query = evaluate(read_run(run), read_qrels(qrels), names)
+        ranked, judged = read_run(run), read_qrels(qrels)
+        if ranked.join(judged, on="qid", how="semi").is_empty():
+            raise TrecFileError(f"no query of {run} is judged in {qrels}. Give the run and the qrels of one query set.")
+        per_query = evaluate(ranked, judged, names)
         result: dict[str, Any] = {name: float(per_query[name].mean()) for name in names}  # type: ignore[arg-type]
         result["queries"] = per_query.height
         typer.echo(
@@ -209,7 +213,19 @@ def snapshots(as_json: AsJson = False, home: Home = None) -> None:
     """Every commit of the lake, newest first, with asset, run and code version."""
     with plain_errors():
         _environment(None, home)
-        _print_frame(_lake().snapshots(), as_json)
+        frame = _lake().snapshots()
+        if not as_json:
+            import polars as pl
+
+            said = pl.col("commit_message")
+            frame = frame.select(
+                "snapshot_id",
+                pl.col("snapshot_time").dt.truncate("1s"),
+                asset=said.str.extract("asset=(.*) run="),
+                run=said.str.extract("run=([^ ]{1,8})"),
+                code=said.str.extract("code=(.*)$"),
+            )
+        _print_frame(frame, as_json)
 
 
 @lake_app.command()
@@ -245,13 +261,17 @@ def _print_frame(frame: Any, as_json: bool) -> None:
     with pl.Config(
         tbl_rows=200,
         tbl_cols=50,
-        fmt_str_lengths=60,
+        fmt_str_lengths=CELL,
+        fmt_table_cell_list_len=20,
         tbl_hide_dataframe_shape=True,
-        tbl_width_chars=200,
+        tbl_width_chars=-1,
         tbl_formatting="ASCII_MARKDOWN",
         tbl_hide_column_data_types=True,
     ):
         typer.echo(str(frame))
+    texts = frame.select(pl.col(pl.String).str.len_chars().max())
+    if any((longest or 0) > CELL for longest in texts.row(0)) if texts.width else False:
+        typer.echo("some cells are cut; --json shows them whole")
     typer.echo(f"{frame.height} rows")
 
 

@@ -122,7 +122,7 @@ def _resolve(settings: Settings, model: str, recipe: Recipe) -> tuple[str, Model
         matches = known.filter(named)
         if matches.height:
             row = matches.row(-1, named=True)
-            return row["stage"], ModelRef(path=row["path"], sha256=row["weights_sha256"])
+            return row["stage"], ModelRef(path=str(settings.home / row["path"]), sha256=row["weights_sha256"])
     listing = "; ".join(f"{r['model'][:12]} ({r['recipe']}/{r['stage']})" for r in known.iter_rows(named=True))
     raise SettingsError(
         f"there is no model {model!r}. Models of this home: {listing or 'none yet'}; "

@@ -74,7 +74,6 @@ def card_values(lake: Lake, domains: Sequence[str], sampling: dict[str, Any]) ->
         **values,
         "domains": composition,
         "teachers": teachers,
-        "stand_in": any("stand-in" in name for name in teachers),
         "sampling": sampling,
         "prompts": {f"rank_teacher {number}": digest for number, digest in enumerate(prompts, start=1)},
     }
@@ -97,6 +96,7 @@ def _common(lake: Lake, domains: Sequence[str]) -> tuple[Materialization, pl.Dat
     values = {
         "release": made.figures["release"],
         "rows": rows.height,
+        "stand_in": any("stand-in" in judge for judge in rows["judge"].unique()),
         "contaminated": made.figures["contaminated"],
         "benchmark_queries": held_out + (benchmarks.rows_out if benchmarks else 0),
         "not_read": benchmarks.figures["benchmarks_not_read"] if benchmarks else {},

@@ -41,6 +41,10 @@ NO_ANSWER = "No Answer Present."
 LINK = re.compile(r"""<a\s[^>]*href\s*=\s*["']https?://""", re.IGNORECASE)
 
 
+class UnknownHubSource(ValueError):
+    """No such hub source, or no such option of one; the message names those there are."""
+
+
 class HubUnreachable(ConnectionError):
     """The hub does not answer and the data set is not in the local cache."""
 
@@ -82,10 +86,12 @@ def hub_fingerprint(name: HubName, options: Options) -> str:
 
 def _settled(name: HubName, options: Options) -> tuple[HubDataset, Options]:
     if name not in DATASETS:
-        raise ValueError(f"no hub source named {name!r}: choose one of {', '.join(get_args(HubName))}.")
+        raise UnknownHubSource(f"no hub source named {name!r}: choose one of {', '.join(get_args(HubName))}.")
     dataset = DATASETS[name]
     if unknown := set(options) - set(dataset.defaults):
-        raise ValueError(f"hub source {name} has no option {min(unknown)!r}: it has {', '.join(dataset.defaults)}.")
+        raise UnknownHubSource(
+            f"hub source {name} has no option {min(unknown)!r}; options: {', '.join(dataset.defaults)}."
+        )
     return dataset, {**dataset.defaults, **options}
 
 

@@ -1,7 +1,7 @@
 """The leaderboard: scores and calls into one row a recipe, domain and stage, and the page that shows them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -103,20 +103,29 @@ def page_rows(board: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def page_values(
-    board: pl.DataFrame, calls: pl.DataFrame, models: pl.DataFrame, settings: Mapping[str, Mapping[str, Any]]
+    board: pl.DataFrame,
+    calls: pl.DataFrame,
+    models: pl.DataFrame,
+    settings: Mapping[str, Mapping[str, Any]],
+    judges: Sequence[str],
 ) -> dict[str, Any]:
-    """What leaderboard.html.j2 shows; `settings` are each recipe's evaluation settings."""
+    """What leaderboard.html.j2 shows; `settings` are each recipe's for evaluation, `judges` the teachers' names."""
     rows = page_rows(board)
     shown = models.filter(pl.col("model").is_in(board["model"].unique().to_list())).sort("recipe", "created_at")
+    known = models.select("weights_sha256", "stage", "model").iter_rows()
+    names = {weights: f"{stage} {model[:12]}" for weights, stage, model in known}
     cards = []
     for row in shown.iter_rows(named=True):
         history = json.loads(row["history"])
-        cards.append({**row, "picture": data_uri(pictures.curves(history, CURVES)) if history else ""})
+        parent = names.get(row["parent"], row["parent"])
+        curve = data_uri(pictures.curves(history, CURVES)) if history else ""
+        cards.append({**row, "parent_name": parent, "picture": curve})
     return {
         "rows": rows,
         "picture": data_uri(bars(board)),
         "settings": [f"{name}: {_prose(values)}" for name, values in settings.items()],
         "models": cards,
+        "stand_in": any("stand-in" in judge for judge in judges),
         "calls": _examples(calls),
     }
 

@@ -101,7 +101,7 @@ def test_every_stage_of_every_domain_stands_on_the_leaderboard(home: Path) -> No
 def test_from_a_leaderboard_row_one_gets_to_prompt_and_licence(home: Path) -> None:
     row = next(r for r in json.loads(rankmill(home, "leaderboard", "--json").stdout) if r["stage"] == "rl")
     model = query(home, f"SELECT * FROM models WHERE model = '{row['model']}'")[0]
-    assert Path(model["path"], "model.safetensors").is_file()
+    assert Path(home, model["path"], "model.safetensors").is_file()
     trained = query(home, f"SELECT * FROM training_rows WHERE release = '{model['release']}' AND split = 'rl'")[0]
     asked = query(home, f"SELECT * FROM exchanges WHERE key = '{trained['exchange_key']}'")[0]
     assert asked["served_model"] == trained["judge"] == "stand-in-teacher"

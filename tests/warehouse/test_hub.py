@@ -233,7 +233,7 @@ def test_the_loaders_read_published_layouts_through_datasets(tmp_path: Path) -> 
 
 
 def test_an_option_that_a_data_set_does_not_have_is_named() -> None:
-    with pytest.raises(ValueError, match="hub source ms_marco has no option 'site': it has version, queries"):
+    with pytest.raises(ValueError, match="hub source ms_marco has no option 'site'; options: version, queries"):
         read_hub("ms_marco", "web", {"site": "x"})
 
 
