@@ -18,7 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-CELL = 100  # characters of a cell in a table for people: room for a whole hash
 lake_app = typer.Typer(help="Look into the lake: every table, at every snapshot, read-only.", no_args_is_help=True)
 app.add_typer(lake_app, name="lake")
 
@@ -69,6 +68,7 @@ def run(
 
         from rankmill.run import prepare_home, report_paths, run_graph
         from rankmill.settings import Settings, SettingsError
+        from rankmill.tables import show_leaderboard
 
         settings = Settings.load()
         profile_now = settings.profile  # refuses to start without key or budget before anything is made
@@ -81,7 +81,7 @@ def run(
         console = Console(stderr=True)
         console.print(f"profile {settings.profile_name}: {profile_now.description}", highlight=False, soft_wrap=True)
         run_graph(settings, chosen, console)
-        _print_leaderboard(settings)
+        show_leaderboard(settings)
         for path in report_paths(settings.home):
             typer.echo(f"report: {path}")
         typer.echo(f"web UI: {_ui_command(profile, home)}")
@@ -125,8 +125,9 @@ def leaderboard(as_json: AsJson = False, home: Home = None) -> None:
     with plain_errors():
         _environment(None, home)
         from rankmill.settings import Settings
+        from rankmill.tables import show_leaderboard
 
-        _print_leaderboard(Settings.load(), as_json)
+        show_leaderboard(Settings.load(), as_json)
 
 
 @app.command()
@@ -213,6 +214,8 @@ def snapshots(as_json: AsJson = False, home: Home = None) -> None:
     """Every commit of the lake, newest first, with asset, run and code version."""
     with plain_errors():
         _environment(None, home)
+        from rankmill.tables import show_frame
+
         frame = _lake().snapshots()
         if not as_json:
             import polars as pl
@@ -225,7 +228,7 @@ def snapshots(as_json: AsJson = False, home: Home = None) -> None:
                 run=said.str.extract("run=([^ ]{1,8})"),
                 code=said.str.extract("code=(.*)$"),
             )
-        _print_frame(frame, as_json)
+        show_frame(frame, as_json)
 
 
 @lake_app.command()
@@ -237,7 +240,9 @@ def query(
     """Ask the lake in SQL (DuckDB). Read-only."""
     with plain_errors():
         _environment(None, home)
-        _print_frame(_lake().query(sql), as_json)
+        from rankmill.tables import show_frame
+
+        show_frame(_lake().query(sql), as_json)
 
 
 def _lake() -> Any:
@@ -250,97 +255,6 @@ def _lake() -> Any:
             f"there is no lake in {settings.home}. Make one with `rankmill run`, or name another --home."
         )
     return Lake.at(settings.lake_folder)
-
-
-def _print_frame(frame: Any, as_json: bool) -> None:
-    if as_json:
-        typer.echo(frame.write_json())
-        return
-    import polars as pl
-
-    with pl.Config(
-        tbl_rows=200,
-        tbl_cols=50,
-        fmt_str_lengths=CELL,
-        fmt_table_cell_list_len=20,
-        tbl_hide_dataframe_shape=True,
-        tbl_width_chars=-1,
-        tbl_formatting="ASCII_MARKDOWN",
-        tbl_hide_column_data_types=True,
-    ):
-        typer.echo(str(frame))
-    texts = frame.select(pl.col(pl.String).str.len_chars().max())
-    if any((longest or 0) > CELL for longest in texts.row(0)) if texts.width else False:
-        typer.echo("some cells are cut; --json shows them whole")
-    typer.echo(f"{frame.height} rows")
-
-
-def _print_leaderboard(settings: Any, as_json: bool = False) -> None:
-    from rankmill.settings import SettingsError
-    from warehouse.lake import Lake
-    from warehouse.leaderboard import page_rows
-
-    rows = []
-    if settings.lake_folder.is_dir():
-        rows = page_rows(Lake.at(settings.lake_folder).read("leaderboard"))
-    if as_json:
-        keys = (
-            "domain",
-            "recipe",
-            "stage",
-            "fused",
-            "split",
-            "queries",
-            "low",
-            "high",
-            "versus_bm25",
-            "versus_low",
-            "versus_high",
-            "malformed_rate",
-            "calls_per_query",
-            "tokens_per_query",
-            "seconds_per_query",
-            "model",
-            "release",
-        )
-        told = [
-            {**{key: row[key] for key in keys}, **json.loads(row["measures"]), "settings": json.loads(row["settings"])}
-            for row in rows
-        ]
-        typer.echo(json.dumps(told))
-        return
-    if not rows:
-        raise SettingsError(f"there is no leaderboard in {settings.home} yet. Make one with `rankmill run`.")
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="leaderboard: held-out queries, 95 % bootstrap intervals over queries", box=box.SIMPLE)
-    for name in ("recipe", "domain", "stage"):
-        table.add_column(name, no_wrap=True)
-    for name in ("queries", "nDCG@10", "interval", "vs bm25", "R@10", "RR", "malformed", "calls/q", "tokens/q", "s/q"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        asked = row["stage"] != "bm25"
-        table.add_row(
-            row["recipe"],
-            row["domain"],
-            row["stage"],
-            str(row["queries"]),
-            f"{row['value']:.4f}",
-            f"{row['low']:.3f}-{row['high']:.3f}",
-            f"{row['versus_bm25']:+.4f}" if asked else "",
-            f"{row['recall']:.4f}",
-            f"{row['rr']:.4f}",
-            f"{100 * row['malformed_rate']:.1f} %" if asked else "",
-            f"{row['calls_per_query']:.1f}",
-            f"{row['tokens_per_query']:.0f}",
-            f"{row['seconds_per_query']:.2f}",
-            style="bold" if row["best"] else "",
-            end_section=row["stage"] == "rl",
-        )
-    console = Console()
-    Console(width=max(console.width, 140)).print(table)
 
 
 def _activate(settings: Any, sources: list[str] | None, limit: int | None, benchmarks: list[Path] | None) -> None:

@@ -1,0 +1,100 @@
+"""What commands print: frames and the leaderboard, as tables for people and JSON for programs."""
+
+import json
+
+import polars as pl
+import typer
+
+from rankmill.settings import Settings, SettingsError
+
+CELL = 100  # characters of a cell in a table for people: room for a whole hash
+
+
+def show_frame(frame: pl.DataFrame, as_json: bool) -> None:
+    """Rows as a table for people, or as JSON for a program."""
+    if as_json:
+        typer.echo(frame.write_json())
+        return
+    with pl.Config(
+        tbl_rows=200,
+        tbl_cols=50,
+        fmt_str_lengths=CELL,
+        fmt_table_cell_list_len=20,
+        tbl_hide_dataframe_shape=True,
+        tbl_width_chars=-1,
+        tbl_formatting="ASCII_MARKDOWN",
+        tbl_hide_column_data_types=True,
+    ):
+        typer.echo(str(frame))
+    texts = frame.select(pl.col(pl.String).str.len_chars().max())
+    if any((longest or 0) > CELL for longest in texts.row(0)) if texts.width else False:
+        typer.echo("some cells are cut; --json shows them whole")
+    typer.echo(f"{frame.height} rows")
+
+
+def show_leaderboard(settings: Settings, as_json: bool = False) -> None:
+    """The newest leaderboard of a home; JSON holds one object a row. Raises SettingsError when there is none."""
+    from warehouse.lake import Lake
+    from warehouse.leaderboard import page_rows
+
+    rows = []
+    if settings.lake_folder.is_dir():
+        rows = page_rows(Lake.at(settings.lake_folder).read("leaderboard"))
+    if as_json:
+        keys = (
+            "domain",
+            "recipe",
+            "stage",
+            "fused",
+            "split",
+            "queries",
+            "low",
+            "high",
+            "versus_bm25",
+            "versus_low",
+            "versus_high",
+            "malformed_rate",
+            "calls_per_query",
+            "tokens_per_query",
+            "seconds_per_query",
+            "model",
+            "release",
+        )
+        told = [
+            {**{key: row[key] for key in keys}, **json.loads(row["measures"]), "settings": json.loads(row["settings"])}
+            for row in rows
+        ]
+        typer.echo(json.dumps(told))
+        return
+    if not rows:
+        raise SettingsError(f"there is no leaderboard in {settings.home} yet. Make one with `rankmill run`.")
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="leaderboard: held-out queries, 95 % bootstrap intervals over queries", box=box.SIMPLE)
+    for name in ("recipe", "domain", "stage"):
+        table.add_column(name, no_wrap=True)
+    for name in ("queries", "nDCG@10", "interval", "vs bm25", "R@10", "RR", "malformed", "calls/q", "tokens/q", "s/q"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        asked = row["stage"] != "bm25"
+        table.add_row(
+            row["recipe"],
+            row["domain"],
+            row["stage"],
+            str(row["queries"]),
+            f"{row['value']:.4f}",
+            f"{row['low']:.3f}-{row['high']:.3f}",
+            f"{row['versus_bm25']:+.4f}" if asked else "",
+            f"{row['recall']:.4f}",
+            f"{row['rr']:.4f}",
+            f"{100 * row['malformed_rate']:.1f} %" if asked else "",
+            f"{row['calls_per_query']:.1f}",
+            f"{row['tokens_per_query']:.0f}",
+            f"{row['seconds_per_query']:.2f}",
+            style="bold" if row["best"] else "",
+            end_section=row["stage"] == "rl",
+        )
+    console = Console()
+    Console(width=max(console.width, 140)).print(table)
