@@ -69,22 +69,14 @@ def _end_dead_runs(instance: Any) -> None:
     """Mark runs whose process was killed as failed, and free the pool slots that they would hold for ever."""
     import dagster as dg
 
+    from training.jobs import alive
+
     going = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     for run in instance.get_runs(dg.RunsFilter(statuses=going)):
         host, _, pid = run.tags.get(PROCESS, "").partition("/")
-        if host == socket.gethostname() and not _alive(int(pid)):
+        if host == socket.gethostname() and not alive(int(pid)):
             instance.report_run_failed(run, "its process is gone; what it committed is kept")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _match_partitions(instance: Any, active: Sequence[str]) -> None:

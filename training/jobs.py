@@ -252,7 +252,7 @@ def workspace(job: Job) -> Iterator[Path]:
     """A temporary folder beside the job's own; `publish` renames it, and it is removed when the work fails."""
     job.output.mkdir(parents=True, exist_ok=True)
     for stale in job.output.glob(f".{job.folder.name}.*.part"):
-        if not _alive(int(stale.name.split(".")[-2])):
+        if not alive(int(stale.name.split(".")[-2])):
             shutil.rmtree(stale, ignore_errors=True)
     part = job.output / f".{job.folder.name}.{os.getpid()}.part"
     shutil.rmtree(part, ignore_errors=True)
@@ -277,7 +277,8 @@ def publish(part: Path, job: Job, result: Result) -> None:
     part.rename(job.folder)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether a process of this host still runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
