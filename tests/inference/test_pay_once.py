@@ -84,6 +84,24 @@ def test_two_processes_that_ask_the_same_thing_at_once_buy_it_once(tmp_path: Pat
         assert server.counts["answered"] == 60
 
 
+def test_processes_that_make_the_same_stores_at_once_all_succeed(tmp_path: Path) -> None:
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom inference.store import ExchangeStore\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\n"
+        f"for i in range(40):\n    ExchangeStore(Path({str(tmp_path)!r}) / str(i)).close()\n"
+    )
+    pipe = subprocess.PIPE
+    makers = [subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
+    for maker in makers:
+        assert maker.stdout is not None
+        maker.stdout.readline()
+    for maker in makers:
+        assert maker.stdin is not None
+        maker.stdin.write("\n")
+        maker.stdin.flush()
+    assert [maker.wait(timeout=60) for maker in makers] == [0] * 4
+
+
 def test_two_stores_on_one_file_buy_once(engine_for: EngineFor, some_requests: Make, tmp_path: Path) -> None:
     async def drain(engine: Engine) -> int:
         return len([o async for o in engine.ask(some_requests(40)) if isinstance(o, Exchange)])
