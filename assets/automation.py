@@ -24,8 +24,10 @@ label_domain = dg.define_asset_job(
 )
 release_training_set = dg.define_asset_job(
     "release_training_set",
-    selection=dg.AssetSelection.assets("benchmarks", "training_set", "data_quality_report", "dataset_card"),
-    description="Every domain's consistent rankings into an immutable release, with its report and card.",
+    selection=dg.AssetSelection.assets(
+        "campaign_report", "benchmarks", "training_set", "data_quality_report", "dataset_card"
+    ),
+    description="Every domain's consistent rankings into an immutable release, with its reports and card.",
 )
 train_and_evaluate = dg.define_asset_job(
     "train_and_evaluate",

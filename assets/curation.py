@@ -6,13 +6,14 @@ import dagster as dg
 import polars as pl
 
 from assets.partitions import domains
-from assets.production import CODE_VERSION, Made, Shop, law, own, produce
+from assets.production import law, produce
 from assets.resources import Factory
-from ranking.consistency import consistency
-from warehouse import cards, pictures
+from warehouse import cards
 from warehouse.curation import curate, whole_rows
-from warehouse.lake import Replace, canonical_sha256, content_sha256
-from warehouse.ledger import Product, book, rejected
+from warehouse.filtering import consistency_step
+from warehouse.lake import canonical_sha256
+from warehouse.ledger import WHOLE, Product, book
+from warehouse.production import CODE_VERSION, Made, Shop, Step, own
 from warehouse.releases import release_writes
 from warehouse.reports import write_report
 
@@ -26,32 +27,8 @@ from warehouse.reports import write_report
 )
 def consistent_rankings(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """Teacher rankings that agree with the judgements that count (NDCG@10 >= alpha)."""
-    alpha = factory.settings.profile.alpha
-
-    def work(shop: Shop) -> dict[str, Made]:
-        scored = consistency(shop.read_domain("rankings")).sort("qid")
-        kept = scored.filter(pl.col("consistency") >= alpha)
-        rows = kept.select("domain", "ranking_id", "qid", "consistency", alpha=pl.lit(alpha))
-        low = scored.filter(pl.col("consistency") < alpha).select("ranking_id", "consistency")
-        dropped = rejected(
-            "consistent_rankings",
-            [(key, "inconsistent", f"NDCG@10 {value:.3f} below alpha {alpha:g}") for key, value in low.iter_rows()],
-        )
-        product = Product(
-            (Replace("consistent_rankings", rows, {"domain": shop.partition_key}),),
-            content_sha256(rows, ["ranking_id"]),
-            scored.height,
-            rows.height,
-            dropped,
-            {"kept_share": rows.height / max(1, scored.height), "_values": sorted(scored["consistency"].to_list())},
-        )
-        plot = pictures.histogram(
-            scored["consistency"].to_list(), alpha, "NDCG@10 of the ranking against the judgements"
-        )
-        return {"consistent_rankings": Made(product, rows.drop("domain"), {"consistency_histogram": plot})}
-
-    reads = [("teacher_rankings", own(context.partition_key))]
-    yield from produce(context, factory, reads=reads, settings={"alpha": alpha}, work=work)
+    step = consistency_step(context.partition_key, factory.settings.profile.alpha)
+    yield from produce(context, factory, step)
 
 
 @dg.asset(
@@ -89,8 +66,8 @@ def training_set(context: dg.AssetExecutionContext, factory: Factory) -> Iterato
         return {"training_set": Made(product, made.rows.select("domain", "qid", "split", "query", "reasoning"))}
 
     read = ("queries", "passages", "teacher_rankings", "consistent_rankings")
-    reads = [*((asset, active) for asset in read), ("benchmarks", own(""))]
-    yield from produce(context, factory, reads=reads, settings=settings.model_dump(), work=work)
+    reads = [*((asset, active) for asset in read), ("benchmarks", own(WHOLE))]
+    yield from produce(context, factory, Step(("training_set",), WHOLE, settings.model_dump(), work, reads))
 
 
 @dg.asset(check_specs=law("data_quality_report"), group_name="curation", deps=["training_set"], kinds={"html"})
@@ -105,13 +82,9 @@ def data_quality_report(context: dg.AssetExecutionContext, factory: Factory) -> 
         product = Product((), digest, values["rows"], values["rows"], figures={"release": values["release"]})
         return {"data_quality_report": Made(product, links={"report": str(path)})}
 
-    yield from produce(
-        context,
-        factory,
-        reads=[("training_set", own(""))],
-        settings={"ledger": _ledger_sha256(factory), "page": 2},
-        work=work,
-    )
+    settings = {"ledger": _ledger_sha256(factory), "page": 2}
+    reads = [("training_set", own(WHOLE))]
+    yield from produce(context, factory, Step(("data_quality_report",), WHOLE, settings, work, reads))
 
 
 @dg.asset(check_specs=law("dataset_card"), group_name="curation", deps=["training_set"], kinds={"markdown"})
@@ -125,12 +98,13 @@ def dataset_card(context: dg.AssetExecutionContext, factory: Factory) -> Iterato
         return {"dataset_card": Made(product, links={"card": str(path)})}
 
     settings = {"teacher": factory.teacher_identity(), "ledger": _ledger_sha256(factory), "page": 2}
-    yield from produce(context, factory, reads=[("training_set", own(""))], settings=settings, work=work)
+    reads = [("training_set", own(WHOLE))]
+    yield from produce(context, factory, Step(("dataset_card",), WHOLE, settings, work, reads))
 
 
 def _ledger_sha256(factory: Factory) -> str:
     """The hash of all that a report shows beside the release: how every step before it was made."""
-    shown = [*factory.active_domains(), ""]
+    shown = [*factory.active_domains(), WHOLE]
     steps = ("queries", "candidates", "mined_judgements", "teacher_rankings", "consistent_rankings", "benchmarks")
     made = [row for (asset, key), row in book(factory.lake).items() if asset in steps and key in shown]
     return canonical_sha256(sorted([row.asset, row.partition_key, row.input_sha256, row.created_at] for row in made))

@@ -9,7 +9,7 @@ import polars as pl
 
 from assets.partitions import recipes
 from assets.processes import run_jobs
-from assets.production import Made, Shop, law, own, produce
+from assets.production import law, produce
 from assets.resources import Factory
 from ranking.prompts import load_template
 from training.jobs import RerankJob, base_model, finished
@@ -17,8 +17,9 @@ from training.recipes import Recipe
 from warehouse import evaluation
 from warehouse import leaderboard as boards
 from warehouse.lake import Replace, content_sha256
-from warehouse.ledger import Product, latest, rejected
+from warehouse.ledger import WHOLE, Product, latest, rejected
 from warehouse.models import newest_model
+from warehouse.production import Made, Shop, Step, own
 from warehouse.reports import write_report
 
 INPUTS = ("queries", "passages", "human_judgements", "candidates")
@@ -50,7 +51,7 @@ def benchmark_runs(
                 allow_retries=False,
             )
         first = evaluation.candidate_texts(queries, shop.read_active("candidates"), shop.read_active("passages"))
-        jobs = _jobs(shop, recipe, first)
+        jobs = _jobs(shop, factory, recipe, first)
         run_jobs(context, pipes, *(job for job, _ in jobs.values()))
         reranked = {s: evaluation.Reranked(job.folder.name, model, job.folder) for s, (job, model) in jobs.items()}
         made = evaluation.collect(name, first, reranked, qrels.join(queries, on=["domain", "qid"], how="semi"))
@@ -88,7 +89,7 @@ def benchmark_runs(
         "queries": chosen.queries_per_domain,
         "seed": chosen.seed,
     }
-    yield from produce(context, factory, reads=reads, settings=identity, work=work)
+    yield from produce(context, factory, Step(("benchmark_runs",), name, identity, work, reads))
 
 
 @dg.asset(check_specs=law("leaderboard"), group_name="evaluation", deps=["benchmark_runs"], kinds={"duckdb", "html"})
@@ -123,12 +124,13 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
         return {"leaderboard": Made(product, shown, {"leaderboard_bars": boards.bars(board)}, {"report": str(path)})}
 
     settings = {"resamples": chosen.resamples, "seed": chosen.seed, "page": 3}
-    yield from produce(context, factory, reads=[("benchmark_runs", list(made))], settings=settings, work=work)
+    reads = [("benchmark_runs", list(made))]
+    yield from produce(context, factory, Step(("leaderboard",), WHOLE, settings, work, reads))
 
 
-def _jobs(shop: Shop, recipe: Recipe, first: pl.DataFrame) -> dict[str, tuple[RerankJob, str]]:
+def _jobs(shop: Shop, factory: Factory, recipe: Recipe, first: pl.DataFrame) -> dict[str, tuple[RerankJob, str]]:
     """A reranking job and a model id for each student, by stage."""
-    settings = shop.factory.settings
+    settings = factory.settings
     path, digest = evaluation.keep_candidates(first, settings.home / "work")
     base = base_model(recipe)
     students: dict[Any, tuple[Any, str, str]] = {"base": (base, base.sha256, "")}

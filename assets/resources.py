@@ -1,6 +1,6 @@
 """The factory as Dagster sees it: one resource that knows the profile, the home, and the lake in it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -9,9 +9,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from flows.campaign import Label, label
-from flows.labelling import Question
-from rankmill.settings import ROOT, Settings
+from flows.steps import Campaign, campaign_of
+from rankmill.settings import Settings
 from warehouse.lake import Lake
 from warehouse.registry import Active, Registry
 
@@ -44,16 +43,16 @@ class Factory(dg.ConfigurableResource):
     @property
     def registry(self) -> Registry:
         """The active sources of this home."""
-        return registry_of(self.settings)
+        return self.settings.registry
 
     def teacher_identity(self) -> dict[str, Any]:
         """What shapes the teacher's answers, and nothing that does not: no key, no address, no budget."""
         return asdict(self.settings.profile.teacher.sampling)
 
-    def label(self, name: str, questions: Sequence[Question], domain: str, tell: Callable[[str], None]) -> Label:
-        """Put questions to this home's teacher; see flows.campaign.label."""
-        teacher, store = self.settings.profile.teacher, self.settings.store_path
-        return label(name, questions, teacher, store, domain, tell, flow_server=bool(self.settings.prefect_api_url))
+    def campaign(self, domain: str, tell: Callable[[str], None]) -> Campaign:
+        """A domain's questions to this home's teacher."""
+        profile = self.settings.profile
+        return campaign_of(domain, profile.labels, profile.teacher, self.settings.campaign_home, tell)
 
     def active_domains(self) -> list[str]:
         """Domains of the active sources."""
@@ -68,8 +67,3 @@ class Factory(dg.ConfigurableResource):
 def _lake_at(folder: Path) -> Lake:
     """One lake a process and folder: Dagster copies resources for every run, and connecting costs a quarter second."""
     return Lake.at(folder)
-
-
-def registry_of(settings: Settings) -> Registry:
-    """The source registry of a home."""
-    return Registry(settings.home / "sources.yaml", ROOT / "seed")

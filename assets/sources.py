@@ -6,19 +6,14 @@ import dagster as dg
 import polars as pl
 
 from assets.partitions import domains
-from assets.production import Made, Shop, law, produce
+from assets.production import law, produce
 from assets.resources import Factory
 from rankmill.settings import ROOT
 from warehouse.benchmarks import read_benchmarks
+from warehouse.intake import SOURCES, source_step
 from warehouse.lake import Replace, content_sha256
-from warehouse.ledger import Product
-from warehouse.sources import read_source
-
-TABLES = {
-    "queries": ("queries", ["qid"]),
-    "passages": ("passages", ["docid"]),
-    "human_judgements": ("judgements", ["qid", "docid"]),
-}
+from warehouse.ledger import WHOLE, Product
+from warehouse.production import Made, Shop, Step
 
 
 @dg.multi_asset(
@@ -30,39 +25,12 @@ TABLES = {
         dg.AssetSpec("passages", description="The pool that a domain's queries search.", kinds={"duckdb", "polars"}),
         dg.AssetSpec("human_judgements", description="People's graded judgements (qrels).", kinds={"duckdb", "polars"}),
     ],
-    check_specs=[spec for asset in TABLES for spec in law(asset)],
+    check_specs=[spec for asset in SOURCES for spec in law(asset)],
 )
 def source(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """One domain's folder, package or hub data set, read once and checked at the door."""
-    active = factory.active(context.partition_key)
-    origin = active.source()
-    settings = {"fingerprint": origin.fingerprint(), "limit": active.limit, "seed": factory.settings.profile.seed}
-
-    def work(_: object) -> dict[str, Made]:
-        tables = read_source(origin, active.limit, factory.settings.profile.seed)
-        frames = {
-            "queries": tables.queries,
-            "passages": tables.passages,
-            "human_judgements": tables.judgements.with_columns(role=pl.lit("qrels"), judge=pl.lit("people")),
-        }
-        counts = tables.notes["counts"]
-        made = {}
-        for asset, frame in frames.items():
-            table, keys = TABLES[asset]
-            where = {"domain": active.domain} | ({"origin": "human"} if table == "judgements" else {})
-            dropped = tables.rejections.filter(pl.col("stage") == table).with_columns(stage=pl.lit(asset))
-            product = Product(
-                (Replace(table, frame, where),),
-                content_sha256(frame, keys),
-                counts[table]["in"] - counts[table].get("beyond_limit", 0),
-                frame.height,
-                dropped,
-                {"notes": tables.notes},
-            )
-            made[asset] = Made(product, frame.drop("domain"))
-        return made
-
-    yield from produce(context, factory, reads=(), settings=settings, work=work)
+    step = source_step(factory.active(context.partition_key), factory.settings.profile.seed)
+    yield from produce(context, factory, step)
 
 
 @dg.asset(check_specs=law("benchmarks"), group_name="sources", kinds={"duckdb"})
@@ -80,4 +48,4 @@ def benchmarks(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[
         product = Product((Replace("benchmarks", rows),), digest, rows.height, rows.height, figures=found.notes)
         return {"benchmarks": Made(product, rows)}
 
-    yield from produce(context, factory, reads=(), settings={"content": found.sha256}, work=work)
+    yield from produce(context, factory, Step(("benchmarks",), WHOLE, {"content": found.sha256}, work))

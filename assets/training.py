@@ -9,15 +9,16 @@ import polars as pl
 
 from assets.partitions import recipes
 from assets.processes import run_jobs
-from assets.production import Made, Shop, law, own, produce
+from assets.production import law, produce
 from assets.resources import Factory
 from ranking.prompts import load_template
 from training.jobs import ModelRef, RlJob, SftJob, TrainResult, base_model, finished
 from training.recipes import Recipe
 from warehouse import pictures
 from warehouse.lake import Replace
-from warehouse.ledger import Product, latest
+from warehouse.ledger import WHOLE, Product, latest
 from warehouse.models import left_out_rows, model_row, newest_model
+from warehouse.production import Made, Shop, Step, own
 from warehouse.releases import export_rows
 
 CURVES = ("loss", "reward", "ndcg", "recall", "rbo", "malformed_rate", "kl")
@@ -39,11 +40,12 @@ def sft_model(
     start = base_model(recipe)
 
     def work(shop: Shop) -> dict[str, Made]:
-        job = SftJob(rows=_rows(shop), model=start, **_common(shop, recipe))
-        return {"sft_model": _train(context, pipes, job, shop.factory.settings.home)}
+        job = SftJob(rows=_rows(shop, factory), model=start, **_common(shop, factory, recipe))
+        return {"sft_model": _train(context, pipes, job, factory.settings.home)}
 
     settings = {**_identity(factory, recipe, SftJob.seams), "model": start.sha256}
-    yield from produce(context, factory, reads=[("training_set", own(""))], settings=settings, work=work)
+    reads = [("training_set", own(WHOLE))]
+    yield from produce(context, factory, Step(("sft_model",), context.partition_key, settings, work, reads))
 
 
 @dg.asset(
@@ -63,12 +65,12 @@ def rl_model(
     def work(shop: Shop) -> dict[str, Made]:
         parent = newest_model(shop.lake, context.partition_key, "sft")
         start = ModelRef(path=str(factory.settings.home / parent["path"]), sha256=parent["weights_sha256"])
-        job = RlJob(rows=_rows(shop), model=start, **_common(shop, recipe))
-        return {"rl_model": _train(context, pipes, job, shop.factory.settings.home)}
+        job = RlJob(rows=_rows(shop, factory), model=start, **_common(shop, factory, recipe))
+        return {"rl_model": _train(context, pipes, job, factory.settings.home)}
 
-    reads = [("training_set", own("")), ("sft_model", own(context.partition_key))]
+    reads = [("training_set", own(WHOLE)), ("sft_model", own(context.partition_key))]
     settings = _identity(factory, recipe, RlJob.seams)
-    yield from produce(context, factory, reads=reads, settings=settings, work=work)
+    yield from produce(context, factory, Step(("rl_model",), context.partition_key, settings, work, reads))
 
 
 def _identity(factory: Factory, recipe: Recipe, seams: Sequence[str]) -> dict[str, Any]:
@@ -77,8 +79,8 @@ def _identity(factory: Factory, recipe: Recipe, seams: Sequence[str]) -> dict[st
     return {"recipe": recipe.sha256_of(*seams), "template": template, "seed": factory.settings.profile.seed}
 
 
-def _common(shop: Shop, recipe: Any) -> dict[str, Any]:
-    settings = shop.factory.settings
+def _common(shop: Shop, factory: Factory, recipe: Recipe) -> dict[str, Any]:
+    settings = factory.settings
     return {
         "recipe": recipe,
         "release": _release(shop),
@@ -94,8 +96,8 @@ def _release(shop: Shop) -> str:
     return str(made.figures["release"])
 
 
-def _rows(shop: Shop) -> Any:
-    return export_rows(shop.lake, _release(shop), shop.factory.releases)
+def _rows(shop: Shop, factory: Factory) -> Path:
+    return export_rows(shop.lake, _release(shop), factory.releases)
 
 
 def _train(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, job: SftJob | RlJob, home: Path) -> Made:

@@ -1,20 +1,24 @@
 """One thread that owns one SQLite connection and commits in groups.
 
 Jobs that arrive while a commit is under way wait for the next one and share it, so durability costs one fsync per
-group and not one per answer, and the event loop never waits for the disk. A job is a function of the connection;
-its future resolves after the commit, so a resolved future means durable. A job that raises undoes only itself.
+group and not one per answer, and the event loop never waits for the disk. A job is a function of the connection that
+may be run again from the start; it is answered after the commit, so an answer means durable. A job that raises undoes
+only itself. `submit` is for threads, `perform` for coroutines: one wake-up of the loop a group.
 
 Absent on purpose: a pool, read replicas, and any knowledge of what is stored.
 """
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import sqlite3
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +36,14 @@ class StoreUnusable(Exception):
 class _Job:
     work: Callable[[sqlite3.Connection], Any]
     writes: bool
-    future: Future[Any]
+    future: Future[Any] | asyncio.Future[Any]
+
+
+@dataclass(frozen=True)
+class _Done:
+    job: _Job
+    result: Any = None
+    error: BaseException | None = None
 
 
 class Clerk:
@@ -59,11 +70,20 @@ class Clerk:
         future: Future[T] = Future()
         # From here on it cannot be cancelled: a caller that goes away must not take a bought answer with it.
         future.set_running_or_notify_cancel()
+        self._queue(_Job(work, writes, future))
+        return future
+
+    def perform(self, work: Callable[[sqlite3.Connection], T], writes: bool) -> asyncio.Future[T]:
+        """Queue a job from a coroutine; it is done whether or not anybody awaits it or goes on waiting."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue(_Job(work, writes, future))
+        return future
+
+    def _queue(self, job: _Job) -> None:
         with self._gate:
             if self.closed:
                 raise StoreUnusable(f"The store {self._path} is closed; open it again.")
-            self._jobs.put(_Job(work, writes, future))
-        return future
+            self._jobs.put(job)
 
     def close(self) -> None:
         """Finish every queued job, then close the file."""
@@ -144,26 +164,46 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 
 def _commit_group(connection: sqlite3.Connection, batch: list[_Job]) -> None:
-    """Run a group of jobs in one transaction and resolve their futures after the commit."""
-    writes = any(job.writes for job in batch)
-    done: list[tuple[_Job, Any, BaseException | None]] = []
+    """Run a group of jobs in one transaction and answer them after the commit; a failing group is run one by one."""
     try:
-        connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-        for job in batch:
-            connection.execute("SAVEPOINT job")
-            try:
-                done.append((job, job.work(connection), None))
-            except Exception as error:  # noqa: BLE001 - goes to the job's future
-                connection.execute("ROLLBACK TO job")
-                done.append((job, None, error))
-            connection.execute("RELEASE job")
+        done = _transaction(connection, batch)
+    except Exception as error:  # noqa: BLE001 - goes to the job that raised it
+        done = [_Done(batch[0], None, error)] if len(batch) == 1 else [_alone(connection, job) for job in batch]
+    of_loops: dict[asyncio.AbstractEventLoop, list[_Done]] = defaultdict(list)
+    for ended in done:
+        if isinstance(ended.job.future, asyncio.Future):
+            of_loops[ended.job.future.get_loop()].append(ended)
+        else:
+            _answer([ended])
+    for loop, ended_here in of_loops.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_answer, ended_here)
+
+
+def _transaction(connection: sqlite3.Connection, batch: list[_Job]) -> list[_Done]:
+    try:
+        connection.execute("BEGIN IMMEDIATE" if any(job.writes for job in batch) else "BEGIN")
+        done = [_Done(job, job.work(connection)) for job in batch]
         connection.execute("COMMIT")
-    except Exception as error:  # noqa: BLE001 - goes to every job's future
+    except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-        done = [(job, None, error) for job in batch]
-    for job, result, problem in done:
-        if problem is None:
-            job.future.set_result(result)
+        raise
+    return done
+
+
+def _alone(connection: sqlite3.Connection, job: _Job) -> _Done:
+    try:
+        return _transaction(connection, [job])[0]
+    except Exception as error:  # noqa: BLE001 - goes to the job's future
+        return _Done(job, None, error)
+
+
+def _answer(done: list[_Done]) -> None:
+    for ended in done:
+        if ended.job.future.cancelled():
+            continue
+        if ended.error is None:
+            ended.job.future.set_result(ended.result)
         else:
-            job.future.set_exception(problem)
+            ended.job.future.set_exception(ended.error)

@@ -3,27 +3,30 @@
 `Line.send` never retries and never raises for what an endpoint does: it returns an `Answer` or a `Trouble` that says
 whether another attempt may help, whether to slow down, and whether the provider may have charged anyway.
 
-Secrets: the key lives in a SecretStr and in the HTTP client; every text that leaves this module is scrubbed of it.
-Absent on purpose: streaming, tools, several choices per request.
+Chat completions go over aiohttp directly: the SDK would cost as much time a request as everything else together. Its
+place is where requests are few (`batch`). Secrets: the key lives in a SecretStr and in the HTTP client; every text
+that leaves this module is scrubbed of it. Absent on purpose: streaming, tools, several choices per request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
-import json
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from inference.exchange import Request
 
 if TYPE_CHECKING:
-    import openai
+    import aiohttp
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 # Statuses that no retry of the same run will change, and that concern every request alike.
@@ -39,13 +42,27 @@ class EndpointDown(Exception):
 
 
 class Endpoint(BaseModel):
-    """Where a model is served."""
+    """Where a model is served, and how long it may take."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base_url: str = Field(description="address up to and including /v1")
     api_key: SecretStr = Field(description="sent as a bearer token; from the environment, never from a file")
-    timeout_s: float = Field(900.0, gt=0, description="longest wait for one answer; reasoning models take minutes")
+    timeout_s: float = Field(900.0, gt=0, description="longest wait for one attempt; reasoning models take minutes")
+    connect_timeout_s: float = Field(30.0, gt=0, description="longest wait for a connection")
+    token_limit_name: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="what the endpoint calls the limit on an answer's tokens"
+    )
+
+    @property
+    def trusts_proxies(self) -> bool:
+        """Whether a proxy named in the environment is used: never between this process and its own machine."""
+        return urlsplit(self.base_url).hostname not in LOOPBACK
+
+    def scrub(self, text: str) -> str:
+        """The first 500 characters of a text, without the key."""
+        secret = self.api_key.get_secret_value()
+        return (text.replace(secret, "***") if secret else text)[:500]
 
 
 @dataclass(frozen=True)
@@ -81,91 +98,124 @@ class Line:
     """An open connection pool to an endpoint; use as an async context manager, one per run."""
 
     endpoint: Endpoint
-    _client: openai.AsyncOpenAI = field(init=False)
+    _session: aiohttp.ClientSession = field(init=False)
+    _url: Any = field(init=False)
 
     async def __aenter__(self) -> Line:
-        # 0.7 s of imports that a reader of the store never needs.
-        from openai import AsyncOpenAI, DefaultAioHttpClient
+        # 0.3 s of imports that a reader of the store never needs.
+        import aiohttp
+        from yarl import URL
 
-        # A proxy from the environment must not come between this process and a server on the same machine.
-        trust_env = urlsplit(self.endpoint.base_url).hostname not in LOOPBACK
-        self._client = AsyncOpenAI(
-            base_url=self.endpoint.base_url,
-            api_key=self.endpoint.api_key.get_secret_value(),
-            # Retrying is the engine's: the transport would hide push-back from the pace and cost from the budget.
-            max_retries=0,
-            timeout=self.endpoint.timeout_s,
-            http_client=DefaultAioHttpClient(timeout=self.endpoint.timeout_s, trust_env=trust_env),
+        self._url = URL(self.endpoint.base_url.rstrip("/") + "/chat/completions")
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.endpoint.connect_timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=self.endpoint.trusts_proxies,
+            headers={
+                "Authorization": f"Bearer {self.endpoint.api_key.get_secret_value()}",
+                "Content-Type": "application/json",
+                "User-Agent": "rankmill",
+            },
         )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._client.close()
+        await self._session.close()
 
-    async def send(self, request: Request) -> Answer | Trouble:
-        """Ask once."""
+    async def send(self, request: Request, timeout_s: float = math.inf) -> Answer | Trouble:
+        """Ask once; `timeout_s` shortens the endpoint's own."""
         import aiohttp
-        import openai
 
-        sampling = request.sampling
+        wait_s = min(timeout_s, self.endpoint.timeout_s)
+        body = chat_body(request, self.endpoint.token_limit_name)
         started = time.monotonic()
+        status = 0
         try:
-            # The client's own time-out is per read: an endpoint that drips would never meet it.
-            async with asyncio.timeout(self.endpoint.timeout_s):
-                completion = await self._client.chat.completions.create(
-                    model=sampling.model,
-                    messages=[dict(m) for m in request.messages],  # type: ignore[misc]
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    max_tokens=sampling.max_tokens,
-                    seed=openai.omit if sampling.seed is None else sampling.seed,
-                )
-            return _read(completion, time.monotonic() - started)
-        except openai.APIStatusError as error:
-            return self._status_trouble(error)
-        except openai.APITimeoutError as error:
-            return self._connection_trouble(error, "timeout")
-        except openai.APIConnectionError as error:
-            return self._connection_trouble(error, "connection")
-        except TimeoutError:
-            detail = f"no answer within {self.endpoint.timeout_s:g} s"
+            # Over the whole answer and not per read: an endpoint that drips would never meet a time-out per read.
+            async with asyncio.timeout(wait_s), self._session.post(self._url, data=body) as response:
+                status, headers = response.status, response.headers
+                raw = await response.read()
+        except TimeoutError as error:
+            if isinstance(error, aiohttp.ConnectionTimeoutError):
+                detail = f"no connection within {self.endpoint.connect_timeout_s:g} s"
+                return Trouble("unreachable", detail, retry=True, slow_down=True)
+            detail = f"no answer within {wait_s:g} s"
             return Trouble("timeout", detail, retry=True, slow_down=True, may_cost=True)
         except (aiohttp.ClientError, OSError) as error:
-            detail = self._scrub(f"{type(error).__name__}: {error}")
-            return Trouble("connection", detail, retry=True, slow_down=True, may_cost=True)
-        except (openai.OpenAIError, json.JSONDecodeError, ValueError, AttributeError, TypeError, LookupError) as error:
-            # A 200 whose body is no chat completion: paid for, perhaps, but no answer.
-            return Trouble("unreadable", self._scrub(f"{type(error).__name__}: {error}"), retry=True, may_cost=True)
+            return self._broken(error, status)
+        return self.read(status, headers, raw, time.monotonic() - started)
 
-    def _status_trouble(self, error: openai.APIStatusError) -> Trouble:
-        status = error.status_code
-        detail = self._scrub(f"HTTP {status}: {error.message}")
+    def read(self, status: int, headers: Mapping[str, str], raw: bytes, latency_s: float) -> Answer | Trouble:
+        """What a response means."""
+        if status == 200:
+            try:
+                return read_completion(orjson.loads(raw), latency_s)
+            except (ValueError, TypeError, LookupError) as error:
+                # A 200 whose body is no chat completion: paid for, perhaps, but no answer.
+                seen = self.endpoint.scrub(raw.decode("utf-8", "replace"))[:200]
+                detail = f"{type(error).__name__}: {error}; the body begins {seen!r}"
+                return Trouble("unreadable", self.endpoint.scrub(detail), retry=True, may_cost=True)
+        detail = self.endpoint.scrub(f"HTTP {status}: {_error_message(raw)}")
         if status in REFUSALS:
             return Trouble(REFUSALS[status], detail, retry=False, fatal=True)
-        if status == 429 or status == 408 or status >= 500:
-            retry_after = retry_after_s(error.response.headers.get("retry-after"))
-            return Trouble(str(status), detail, retry=True, slow_down=True, retry_after_s=retry_after)
+        if status in (408, 409, 425, 429) or status >= 500:
+            wait = retry_after_s(headers.get("retry-after"))
+            return Trouble(str(status), detail, retry=True, slow_down=True, retry_after_s=wait)
         return Trouble(str(status), detail, retry=False)
 
-    def _connection_trouble(self, error: openai.APIConnectionError, kind: str) -> Trouble:
-        # The transport reports a reset as a connect time-out; only aiohttp's own exception tells them apart.
+    def _broken(self, error: Exception, status: int) -> Trouble:
+        """A connection that could not be made (nothing sent, nothing charged), or that broke."""
         import aiohttp
 
-        cause: BaseException = error
-        never_sent = False
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-            never_sent |= isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
-        reset = isinstance(cause, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, ConnectionError))
-        kind = "unreachable" if never_sent else "reset" if reset else kind
-        detail = self._scrub(f"{type(cause).__name__}: {cause}")
-        return Trouble(kind, detail, retry=True, slow_down=True, may_cost=not never_sent)
+        detail = self.endpoint.scrub(f"{type(error).__name__}: {error}")
+        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL):
+            return Trouble("unreachable", detail, retry=True, slow_down=True)
+        kind = "half body" if status else "reset"
+        return Trouble(kind, detail, retry=True, slow_down=True, may_cost=True)
 
-    def _scrub(self, text: str) -> str:
-        secret = self.endpoint.api_key.get_secret_value()
-        return text.replace(secret, "***")[:500] if secret else text[:500]
+
+def chat_body(request: Request, token_limit_name: str) -> bytes:
+    """The JSON of a chat completion request."""
+    sampling = request.sampling
+    parameters: dict[str, Any] = {
+        "model": sampling.model,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        token_limit_name: sampling.max_tokens,
+    }
+    if sampling.seed is not None:
+        parameters["seed"] = sampling.seed
+    return b'{"messages":%b,%b' % (request.messages_json, orjson.dumps(parameters)[1:])
+
+
+def read_completion(completion: Any, latency_s: float) -> Answer:
+    """An answer from the JSON of a chat completion; raises ValueError, TypeError or LookupError where it is none."""
+    message = completion["choices"][0]["message"]
+    finish = completion["choices"][0].get("finish_reason") or ""
+    usage = completion.get("usage") or {}
+    prompt, completed = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    # DeepSeek names its cache hits itself; OpenAI and vLLM nest them.
+    hits = usage.get("prompt_cache_hit_tokens")
+    if hits is None:
+        hits = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    content = message.get("content") or ""
+    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
+    if not isinstance(content, str) or not isinstance(reasoning, str):
+        raise TypeError("content and reasoning of a chat completion must be strings")
+    return Answer(
+        served_model=str(completion.get("model") or ""),
+        fingerprint=str(completion.get("system_fingerprint") or ""),
+        content=content,
+        reasoning=reasoning,
+        finish_reason="refusal" if message.get("refusal") else str(finish),
+        prompt_tokens=None if prompt is None else int(prompt),
+        completion_tokens=None if completed is None else int(completed),
+        cached_tokens=min(int(hits or 0), int(prompt or 0)),
+        latency_s=latency_s,
+    )
 
 
 def retry_after_s(header: str | None) -> float | None:
@@ -182,26 +232,9 @@ def retry_after_s(header: str | None) -> float | None:
         return None
 
 
-def _read(completion: Any, latency_s: float) -> Answer:
-    choice = completion.choices[0]
-    extra = choice.message.model_extra or {}
-    refusal = getattr(choice.message, "refusal", None)
-    prompt = completed = None
-    cached = 0
-    if completion.usage is not None:
-        prompt, completed = int(completion.usage.prompt_tokens), int(completion.usage.completion_tokens)
-        details = completion.usage.prompt_tokens_details
-        # DeepSeek names its cache hits itself; OpenAI and vLLM nest them.
-        hits = (completion.usage.model_extra or {}).get("prompt_cache_hit_tokens")
-        cached = int(hits if hits is not None else (details.cached_tokens or 0) if details is not None else 0)
-    return Answer(
-        served_model=completion.model or "",
-        fingerprint=completion.system_fingerprint or "",
-        content=choice.message.content or "",
-        reasoning=extra.get("reasoning_content") or extra.get("reasoning") or "",
-        finish_reason="content_filter" if refusal else (choice.finish_reason or ""),
-        prompt_tokens=prompt,
-        completion_tokens=completed,
-        cached_tokens=min(cached, prompt or 0),
-        latency_s=latency_s,
-    )
+def _error_message(raw: bytes) -> str:
+    try:
+        error = orjson.loads(raw)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, TypeError, LookupError):
+        return raw.decode("utf-8", "replace").strip() or "no explanation"

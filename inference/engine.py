@@ -4,47 +4,95 @@
     async for outcome in engine.ask(requests, check):
         ...
 
+    async with engine.open() as session:      # several streams over one client, one pace, one set of figures
+        ... session.ask(some, check) ... session.ask(others, check) ...
+
 Outcomes come in the order in which they are ready. A request that the endpoint never answered comes out as a Failure;
 an answer that is still faulty after its repair turn comes out as an Exchange with `fault` set, its text kept, for the
-caller to reject. A fixed number of workers pull from the input and wait when nobody takes the output, so memory does
-not grow with the number of requests. How one request is answered is `purchase`.
+caller to reject. Stored answers are handed out many at a time; what must be bought goes to a fixed number of workers,
+which wait when nobody takes the output, so memory does not grow with the number of requests. How one request is
+answered is `purchase`; the cheaper, slower way of asking is `batch`.
 
-Absent on purpose: batch APIs, several samples per request, and a record of failures (ask again instead).
+Absent on purpose: a record of failures (ask again instead).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sized
-from contextlib import aclosing
-from dataclasses import dataclass
+import math
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sized
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
+from typing import Any, Protocol, TypeVar
 
+from inference.breaker import Breaker, BreakerSettings
 from inference.budget import Budget
-from inference.endpoint import Endpoint, EndpointDown, Line
+from inference.endpoint import Endpoint, Line
 from inference.exchange import Exchange, Failure, Request
-from inference.pace import Pace, PaceSettings
+from inference.pace import PaceSettings
 from inference.prices import Prices
 from inference.progress import Progress, Tally
-from inference.purchase import Check, NoRoom, Purchase, Stopped, accept_all
+from inference.purchase import AHEAD, Check, Crew, Hand, NoRoom, Purchase, Stopped, accept_all, fault_of
 from inference.store import ExchangeStore
+from inference.teller import Teller
 
+T = TypeVar("T")
 Requests = AsyncIterable[Request] | Iterable[Request]
-Outbox = asyncio.Queue[Exchange | Failure | None]
-LOOKUP = 256
-# So many requests in a row without an answer, each tried max_attempts times, are an outage.
-OUTAGE = 10
+Outcome = Exchange | Failure
+Watch = Callable[[Progress], None]
+LOOKUP = 512
+
+
+class Asks(Protocol):
+    """Whoever answers a stream of requests: `Engine`, or `batch.BatchEngine`."""
+
+    def ask(
+        self,
+        requests: Requests,
+        check: Check = accept_all,
+        *,
+        total: int | None = None,
+        on_progress: Watch | None = None,
+        every_s: float = 2.0,
+    ) -> AsyncGenerator[Outcome, None]:
+        """Answer every request, as they come ready."""
 
 
 @dataclass
 class Engine:
-    """Asks one endpoint; holds no connection between calls of `ask`."""
+    """Asks one endpoint; holds no connection outside `ask` and `open`."""
 
     endpoint: Endpoint
     store: ExchangeStore
     budget: Budget
     prices: Prices
     pace: PaceSettings
+    breaker: BreakerSettings = field(default_factory=BreakerSettings)
+
+    @asynccontextmanager
+    async def open(
+        self, total: int | None = None, on_progress: Watch | None = None, every_s: float = 2.0
+    ) -> AsyncIterator[Session]:
+        """A run: one client, one pace, one set of figures. `total` is the number of requests to come, if known.
+
+        `on_progress` is called every `every_s` seconds and at the end.
+        """
+        tally = Tally(total)
+        async with Line(self.endpoint) as line:
+            breaker = Breaker(self.breaker, self.endpoint.base_url)
+            teller = Teller(self.store, self.budget)
+            purchase = Purchase(line, teller, self.prices, self.pace, breaker, tally)
+            ticker = asyncio.create_task(_tick(purchase, on_progress, every_s))
+            try:
+                yield Session(purchase)
+            finally:
+                await teller.settle()
+                ticker.cancel()
+                await asyncio.gather(ticker, return_exceptions=True)
+                if on_progress is not None:
+                    on_progress(purchase.progress())
 
     async def ask(
         self,
@@ -52,101 +100,155 @@ class Engine:
         check: Check = accept_all,
         *,
         total: int | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_progress: Watch | None = None,
         every_s: float = 2.0,
-    ) -> AsyncGenerator[Exchange | Failure, None]:
-        """Answer every request, as they come ready.
-
-        `total` is for progress and messages where `requests` has no length; `on_progress` is called every `every_s`
-        seconds and at the end. Raises UnknownPrice, BudgetExceeded, EndpointRefused, EndpointDown and whatever
-        `requests` or `check` raise. What was bought by then is stored; what was finished has been yielded. Close the
-        generator (contextlib.aclosing) when leaving it early: requests in flight then count as presumably charged.
-        """
+    ) -> AsyncGenerator[Outcome, None]:
+        """Answer every request, as they come ready; a run of its own. See `Session.ask`."""
         if total is None and isinstance(requests, Sized):
             total = len(requests)
-        tally, pace = Tally(total), Pace(self.pace)
-        async with Line(self.endpoint) as line:
-            purchase = Purchase(line, self.store, self.budget, self.prices, pace, tally, check)
-            ticker = asyncio.create_task(_tick(purchase, on_progress, every_s))
-            try:
-                async with aclosing(_answer_all(purchase, requests)) as outcomes:
-                    async for outcome in outcomes:
-                        tally.outcome(outcome)
-                        yield outcome
-            except NoRoom:
-                spent = await asyncio.to_thread(self.store.spent, self.budget.scope)
-                raise self.budget.exceeded(spent, tally.done, total) from None
-            finally:
-                ticker.cancel()
-                await asyncio.gather(ticker, return_exceptions=True)
-                if on_progress is not None:
-                    on_progress(purchase.progress())
+        async with (
+            self.open(total, on_progress, every_s) as session,
+            aclosing(session.ask(requests, check)) as outcomes,
+        ):
+            async for outcome in outcomes:
+                yield outcome
+
+
+@dataclass
+class Session:
+    """An open run of an engine."""
+
+    purchase: Purchase
+
+    async def ask(self, requests: Requests, check: Check = accept_all) -> AsyncGenerator[Outcome, None]:
+        """Answer every request, as they come ready; several calls may be under way at once.
+
+        Raises UnknownPrice, BudgetExceeded, EndpointRefused, EndpointDown, MostlyErrors and whatever `requests` or
+        `check` raise. What was bought by then is stored; what was finished has been yielded. Close the generator
+        (contextlib.aclosing) when leaving it early: requests in flight then count as presumably charged.
+        """
+        purchase = self.purchase
+        try:
+            async with aclosing(_answer_all(purchase, requests, check)) as outcomes:
+                async for outcome in outcomes:
+                    purchase.tally.outcome(outcome)
+                    yield outcome
+        except NoRoom:
+            budget, tally = purchase.teller.budget, purchase.tally
+            spent = await asyncio.to_thread(purchase.teller.store.spent, budget.scope)
+            raise budget.exceeded(spent, tally.done, tally.total) from None
 
 
 def ask_all(
-    engine: Engine,
+    engine: Asks,
     requests: Iterable[Request],
     check: Check = accept_all,
     *,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Watch | None = None,
     every_s: float = 2.0,
-) -> list[Exchange | Failure]:
-    """`Engine.ask` for callers without an event loop; the outcomes as a list, in the order of the requests."""
+) -> list[Outcome]:
+    """`ask` for callers without an event loop; the outcomes as a list, in the order of the requests."""
     wanted = list(requests)
 
-    async def collect() -> list[Exchange | Failure]:
+    async def collect() -> list[Outcome]:
         return [outcome async for outcome in engine.ask(wanted, check, on_progress=on_progress, every_s=every_s)]
 
     place = {request.id: i for i, request in enumerate(wanted)}
-    return sorted(asyncio.run(collect()), key=lambda outcome: place[outcome.request_id])
+    return sorted(run(collect()), key=lambda outcome: place[outcome.request_id])
 
 
-async def _answer_all(purchase: Purchase, requests: Requests) -> AsyncGenerator[Exchange | Failure, None]:
-    """Run the workers and hand out what they finish; raise what stopped them once all of it is handed out."""
-    workers = purchase.pace.settings.max_in_flight
-    outbox: Outbox = asyncio.Queue(maxsize=workers)
-    turn = asyncio.Lock()
-    outage = Outage(purchase.line.endpoint.base_url)
-    async with aclosing(_with_stored(requests, purchase.store)) as source:
-        tasks = {asyncio.create_task(_work(purchase, source, turn, outbox, outage)) for _ in range(workers)}
-        closer = asyncio.create_task(_close_when_done(purchase, tasks, outbox))
-        try:
-            while (outcome := await outbox.get()) is not None:
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """asyncio.run on the fastest event loop that is installed."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # not made for every platform
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(main)
+
+
+async def _answer_all(purchase: Purchase, requests: Requests, check: Check) -> AsyncGenerator[Outcome, None]:
+    """Run reader and workers and hand out what they finish; raise what stopped them once all of it is handed out."""
+    # A few more than can be in flight: while they wait for the endpoint, the others claim and commit.
+    count = purchase.settings.max_in_flight + math.ceil(AHEAD * purchase.settings.max_in_flight)
+    inbox: asyncio.Queue[tuple[Request, Exchange | None] | None] = asyncio.Queue(
+        maxsize=purchase.settings.max_in_flight
+    )
+    outbox: asyncio.Queue[list[Outcome] | None] = asyncio.Queue(maxsize=purchase.settings.max_in_flight)
+    crew = Crew()
+    tasks = {crew.start(partial(_work, purchase, inbox, outbox, check, crew)) for _ in range(count)}
+    tasks.add(crew.start(partial(_read, purchase, requests, inbox, outbox, check)))
+    closer = asyncio.create_task(_close_when_done(crew, tasks, outbox))
+    try:
+        while (outcomes := await outbox.get()) is not None:
+            for outcome in outcomes:
                 yield outcome
-            error = await closer
-        finally:
-            for task in (*tasks, closer):
-                task.cancel()
-            await asyncio.gather(*tasks, closer, return_exceptions=True)
+        error = await closer
+    finally:
+        for task in (*tasks, closer):
+            task.cancel()
+        await asyncio.gather(*tasks, closer, return_exceptions=True)
     if error is not None:
         raise error
 
 
+async def _read(
+    purchase: Purchase,
+    requests: Requests,
+    inbox: asyncio.Queue[tuple[Request, Exchange | None] | None],
+    outbox: asyncio.Queue[list[Outcome] | None],
+    check: Check,
+    hand: Hand,
+) -> None:
+    """Hand out what is stored and good; leave the rest to the workers."""
+    async for chunk in _chunks(requests):
+        ready: list[Outcome] = []
+        rest: list[tuple[Request, Exchange | None]] = []
+        for request, stored in await purchase.teller.look_up(chunk):
+            if stored is not None and stored.fault is None and fault_of(request, stored, check) is None:
+                ready.append(stored)
+            else:
+                rest.append((request, stored))
+        if ready:
+            hand.busy = True
+            await outbox.put(ready)
+            hand.busy = False
+        for item in rest:
+            await inbox.put(item)
+    await inbox.put(None)
+
+
 async def _work(
     purchase: Purchase,
-    source: AsyncIterator[tuple[Request, Exchange | None]],
-    turn: asyncio.Lock,
-    outbox: Outbox,
-    outage: Outage,
+    inbox: asyncio.Queue[tuple[Request, Exchange | None] | None],
+    outbox: asyncio.Queue[list[Outcome] | None],
+    check: Check,
+    crew: Crew,
+    hand: Hand,
 ) -> None:
     """Answer one request after another until the input ends or the run stops."""
-    while not purchase.stopping:
-        try:
-            with purchase.idle():
-                async with turn:
-                    request, stored = await anext(source)
-            outcome = await purchase.answer(request, stored)
-        except (StopAsyncIteration, Stopped):
+    while not crew.stopping:
+        hand.busy = False
+        item = await inbox.get()
+        if item is None:
+            inbox.put_nowait(None)  # the one who reads it next ends too; the reader has left, so there is room
             return
-        await outbox.put(outcome)
-        outage.watch(outcome)
+        try:
+            outcome = await purchase.answer(*item, check, crew, hand)
+        except Stopped:
+            return
+        hand.busy = True
+        await outbox.put([outcome])
+        purchase.breaker.watch(outcome)
 
 
-async def _close_when_done(purchase: Purchase, tasks: set[asyncio.Task[None]], outbox: Outbox) -> Exception | None:
-    """Wait for the workers; after an error only for those whose request is on its way. Gives the first error."""
+async def _close_when_done(
+    crew: Crew, tasks: set[asyncio.Task[None]], outbox: asyncio.Queue[list[Outcome] | None]
+) -> Exception | None:
+    """Wait for the tasks; after an error only for those whose request is on its way. Gives the first error."""
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     if pending:
-        purchase.stop()
+        crew.stop()
         await asyncio.wait(pending)
     await outbox.put(None)
     errors = [error for task in done if not task.cancelled() and (error := task.exception()) is not None]
@@ -154,17 +256,6 @@ async def _close_when_done(purchase: Purchase, tasks: set[asyncio.Task[None]], o
         if not isinstance(error, Exception):
             raise error
     return errors[0] if errors else None  # type: ignore[return-value]
-
-
-async def _with_stored(
-    requests: Requests, store: ExchangeStore
-) -> AsyncGenerator[tuple[Request, Exchange | None], None]:
-    """Pair each request with its stored answer, many to a query where they need not be waited for."""
-    async for chunk in _chunks(requests):
-        keys = [request.key for request in chunk]
-        stored = await asyncio.to_thread(store.get_many, keys)
-        for request, key in zip(chunk, keys, strict=True):
-            yield request, stored.get(key)
 
 
 async def _chunks(requests: Requests) -> AsyncGenerator[list[Request], None]:
@@ -178,28 +269,7 @@ async def _chunks(requests: Requests) -> AsyncGenerator[list[Request], None]:
         yield chunk
 
 
-async def _tick(purchase: Purchase, on_progress: Callable[[Progress], None] | None, every_s: float) -> None:
+async def _tick(purchase: Purchase, on_progress: Watch | None, every_s: float) -> None:
     while on_progress is not None:
         await asyncio.sleep(every_s)
         on_progress(purchase.progress())
-
-
-@dataclass
-class Outage:
-    """Notices that an endpoint has stopped answering, so that thousands of requests are not tried in vain."""
-
-    base_url: str
-    in_a_row: int = 0
-
-    def watch(self, outcome: Exchange | Failure) -> None:
-        """Count an outcome; raises EndpointDown."""
-        if isinstance(outcome, Exchange):
-            self.in_a_row = 0
-            return
-        self.in_a_row += 1
-        if self.in_a_row >= OUTAGE:
-            raise EndpointDown(
-                f"{self.base_url} left {OUTAGE} requests in a row without an answer, the last one "
-                f"({outcome.request_id}) with {outcome.kind}: {outcome.detail}. All answers so far are kept. Check "
-                "that the endpoint is up, then run again."
-            )

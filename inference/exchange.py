@@ -1,19 +1,23 @@
-"""What is asked and what comes back: `Request`, `Exchange`, `Failure`.
+"""What is asked and what comes back: `Request`, `Exchange`, `Failure`, and what can be wrong with an answer.
 
 A request's `key` is the hash of everything that shapes the answer: model, messages, sampling parameters and the
 generation number. Its `id` (whose question it is) and the endpoint (who is paid) are not part of it, so the same
 question asked for two reasons is bought once, and a server may move. Raise `generation` to buy a fresh answer.
 
-Absent on purpose: any reading of the answer. What is a good answer is the caller's `check`.
+Absent on purpose: any reading of the answer beyond what every kind of task shares. What is a good answer is the
+caller's `check`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+
+import orjson
 
 Message = Mapping[str, str]
 
@@ -34,25 +38,47 @@ class Sampling:
         if self.max_tokens < 1:
             raise ValueError(f"Sampling.max_tokens is {self.max_tokens} for {self.model}: it must be at least 1.")
 
+    @cached_property
+    def json(self) -> bytes:
+        """The canonical JSON of the parameters; temperature 0 and 0.0 ask the same thing and hash alike."""
+        same = {"temperature": float(self.temperature), "top_p": float(self.top_p)}
+        return canonical_json({**asdict(self), **same}).encode()
+
 
 @dataclass(frozen=True)
 class Request:
-    """One question to a model."""
+    """One question to a model; `repair_of` is the key of the faulty answer that it asks to mend."""
 
     id: str
     messages: tuple[Message, ...]
     sampling: Sampling
     generation: int = 0
+    repair_of: str | None = None
+
+    @cached_property
+    def messages_json(self) -> bytes:
+        """The canonical JSON of the messages: hashed for the key, sent, and stored."""
+        try:
+            return orjson.dumps(self.messages, option=orjson.OPT_SORT_KEYS)
+        except TypeError:  # lone surrogates, or mappings that are no dict
+            return canonical_json([dict(m) for m in self.messages]).encode("utf-8", "surrogatepass")
 
     @cached_property
     def key(self) -> str:
-        """sha256 over the canonical JSON of model, messages, sampling parameters and generation."""
-        # temperature 0 and 0.0 ask the same thing and must hash alike.
-        sampling = asdict(self.sampling)
-        sampling["temperature"] = float(self.sampling.temperature)
-        sampling["top_p"] = float(self.sampling.top_p)
-        identity = {"messages": [dict(m) for m in self.messages], "sampling": sampling, "generation": self.generation}
-        return hashlib.sha256(canonical_json(identity).encode("utf-8", "surrogatepass")).hexdigest()
+        """sha256 over the canonical JSON of model, messages, sampling parameters and generation.
+
+        A repair turn is known by the answer that it mends, not by the words that name the fault: rewording a check
+        must not buy it again.
+        """
+        if self.repair_of is not None:
+            return hashlib.sha256(b'{"repair_of":"%b"}' % self.repair_of.encode()).hexdigest()
+        # The same bytes as canonical_json of the whole, put together from parts so that resuming is quick.
+        parts = (self.generation, self.messages_json, self.sampling.json)
+        return hashlib.sha256(b'{"generation":%d,"messages":%b,"sampling":%b}' % parts).hexdigest()
+
+    def in_generation(self, generation: int) -> Request:
+        """The same question, to be asked for the `generation`-th time again."""
+        return self if generation == self.generation else replace(self, generation=generation)
 
 
 @dataclass(frozen=True)
@@ -61,7 +87,8 @@ class Exchange:
 
     `fault` names what is wrong with the answer (None: nothing). `repair_of` is the key of the faulty answer that this
     one was asked to mend. `usd` is what this answer cost when it was bought, also when it now comes from the store.
-    `attempts` counts the HTTP requests it took; `latency_s` is the time of the last of them.
+    `attempts` counts the HTTP requests, or the batches, it took; `latency_s` is the time of the last request (0 in a
+    batch, where nobody knows).
     """
 
     request_id: str
@@ -80,9 +107,9 @@ class Exchange:
     created_at: str
     generation: int = 0
     fingerprint: str = ""
-    from_store: bool = False
     fault: str | None = None
     repair_of: str | None = None
+    from_store: bool = False
 
     @property
     def repaired(self) -> bool:
@@ -100,33 +127,62 @@ class Failure:
     detail: str
 
 
-def canonical_json(value: object) -> str:
-    """JSON with sorted keys, no blanks and no escapes, the same on every machine."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+# Faults that show without knowing the task, as the repair turn names them; whatever a check says is "malformed".
+FAULTS = {
+    "chain_cut_off": "the reasoning used up the token limit before an answer began",
+    "cut_off": "the answer was cut off at the token limit",
+    "withheld": "the answer was withheld by a content filter",
+    "refusal": "the model refused to answer",
+    "empty": "the answer was empty",
+}
+_KINDS = {text: kind for kind, text in FAULTS.items()}
+# Only looked for in an answer that the check refuses anyway.
+_REFUSING = re.compile(
+    r"\W*(?:I(?:'|’)?m (?:very |so )?sorry|I am sorry|sorry\b|I apologi[sz]e|I (?:can(?:no|'|’)?t|cannot|am unable to|"
+    r"am not able to|won(?:'|’)t|must decline)|as an AI\b)",
+    re.I,
+)
 
 
 def own_fault(exchange: Exchange) -> str | None:
-    """The fault that shows without reading the answer: cut off, withheld, or empty."""
+    """The fault that shows without knowing the task: cut off, withheld, refused or empty."""
+    empty = not exchange.content.strip()
     if exchange.finish_reason == "length":
-        return "the answer was cut off at the token limit"
+        return FAULTS["chain_cut_off" if empty else "cut_off"]
     if exchange.finish_reason == "content_filter":
-        return "the answer was withheld by a content filter"
-    if not exchange.content.strip():
-        return "the answer was empty"
-    return None
+        return FAULTS["withheld"]
+    if exchange.finish_reason == "refusal":
+        return FAULTS["refusal"]
+    return FAULTS["empty"] if empty else None
+
+
+def task_fault(content: str, fault: str | None) -> str | None:
+    """What a check found, told apart from a model that would not do the task at all."""
+    return FAULTS["refusal"] if fault is not None and _REFUSING.match(content) else fault
+
+
+def fault_kind(fault: str) -> str:
+    """The kind of a fault: a key of FAULTS, or "malformed" for what a check has found."""
+    return _KINDS.get(fault, "malformed")
 
 
 def repair_request(request: Request, answer: str, fault: str) -> Request:
     """The one further turn that shows the model its answer and names the fault; it has a key of its own."""
-    turns: Iterator[Message] = iter(
-        (
-            # Several endpoints refuse an empty assistant turn, or two user turns in a row.
-            {"role": "assistant", "content": answer if answer.strip() else "(no answer)"},
-            {
-                "role": "user",
-                "content": f"That answer cannot be used: {fault}. Answer the same task again, in exactly the form "
-                "that it asks for and with nothing else.",
-            },
-        )
+    turns: tuple[Message, ...] = (
+        # Several endpoints refuse an empty assistant turn, or two user turns in a row.
+        {"role": "assistant", "content": answer if answer.strip() else "(no answer)"},
+        {
+            "role": "user",
+            "content": f"That answer cannot be used: {fault}. Answer the same task again, in exactly the form "
+            "that it asks for and with nothing else.",
+        },
     )
-    return Request(request.id, (*request.messages, *turns), request.sampling, request.generation)
+    return Request(request.id, (*request.messages, *turns), request.sampling, request.generation, request.key)
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys, no blanks and no escapes, the same on every machine."""
+    return _ENCODER.encode(value)

@@ -1,20 +1,20 @@
-"""How many requests are in flight: additive increase, multiplicative decrease, and Retry-After.
+"""How hard an endpoint is pushed: requests in flight, requests and tokens a minute, and Retry-After.
 
-`Pace.slot()` is entered for every HTTP request. The limit doubles per round trip until the endpoint first pushes
-back, then grows by one per round trip; a push-back halves it, once for all requests that were sent under the same
-limit. A Retry-After holds every sender, since it speaks for the endpoint and not for one request.
+`enter` comes before every HTTP request and `leave` after it. The limit doubles per round trip until the endpoint
+first pushes back, then grows by one per round trip; a push-back halves it, once for all requests that were sent under
+the same limit, so that one bad moment does not cascade. A Retry-After holds every sender, since it speaks for the
+endpoint and not for one request.
 
-Absent on purpose: requests and tokens per minute, and a circuit breaker for endpoints that answer badly.
+Absent on purpose: sharing a rate among processes. Several processes on one key each need their part of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,42 +24,66 @@ class PaceSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_in_flight: int = Field(64, ge=1, description="most requests in flight at once")
-    start_in_flight: int = Field(8, ge=1, description="requests in flight at the start")
-    max_attempts: int = Field(6, ge=1, description="HTTP requests for one answer before it counts as a failure")
-    backoff_base_s: float = Field(0.5, ge=0, description="mean wait after the first failed attempt; doubles each time")
-    backoff_cap_s: float = Field(30.0, ge=0, description="longest wait that is not asked for by the endpoint")
+    max_in_flight: int = Field(64, ge=1, description="Most requests in flight at once.")
+    start_in_flight: int = Field(8, ge=1, description="Requests in flight at the start.")
+    requests_per_minute: float | None = Field(None, gt=0, description="Most requests sent a minute; null: no limit.")
+    tokens_per_minute: float | None = Field(
+        None, gt=0, description="Most tokens a minute, prompt and completion together; null: no limit."
+    )
+    max_attempts: int = Field(6, ge=1, description="HTTP requests for one answer before it counts as a failure.")
+    deadline_s: float | None = Field(
+        None, gt=0, description="Longest time for one answer over all its attempts; null: no limit but max_attempts."
+    )
+    backoff_base_s: float = Field(0.5, ge=0, description="Mean wait after the first failed attempt; doubles each time.")
+    backoff_cap_s: float = Field(30.0, ge=0, description="Longest wait that is not asked for by the endpoint.")
 
 
 class Pace:
-    """The limit on requests in flight for one endpoint and model; one event loop."""
+    """The limits on one model of one endpoint; one event loop."""
 
     def __init__(self, settings: PaceSettings) -> None:
         self.limit = float(min(settings.start_in_flight, settings.max_in_flight))
-        self.in_flight = 0
         self.settings = settings
+        self.requests = Allowance(settings.requests_per_minute)
+        self.tokens = Allowance(settings.tokens_per_minute)
+        self._sent: dict[float, None] = {}
         self._climbing = True
         self._held_until = 0.0
         self._last_cut = 0.0
         self._queue: deque[asyncio.Future[None]] = deque()
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[float]:
-        """Wait for room; gives the time of entry, to be handed back to `slow_down`."""
+    @property
+    def in_flight(self) -> int:
+        """HTTP requests on their way."""
+        return len(self._sent)
+
+    @property
+    def oldest_s(self) -> float:
+        """Age in seconds of the oldest request on its way; 0 with none."""
+        return time.monotonic() - next(iter(self._sent)) if self._sent else 0.0
+
+    async def enter(self, tokens: int = 0) -> float:
+        """Wait for room for a request of about `tokens`; gives the time of entry, which `leave` must be told."""
         while True:
-            hold = self._held_until - time.monotonic()
-            if hold > 0:
-                await asyncio.sleep(hold)
-            elif self.in_flight < int(self.limit):
-                break
-            else:
+            if self.in_flight >= int(self.limit):
                 await self._wait_in_line()
-        self.in_flight += 1
-        try:
-            yield time.monotonic()
-        finally:
-            self.in_flight -= 1
-            self._wake()
+                continue
+            wait = max(self._held_until - time.monotonic(), self.requests.wait_s(), self.tokens.wait_s())
+            if wait <= 0:
+                break
+            await asyncio.sleep(wait)
+        self.requests.take(1)
+        self.tokens.take(tokens)
+        entered = time.monotonic()
+        while entered in self._sent:
+            entered = math.nextafter(entered, math.inf)
+        self._sent[entered] = None
+        return entered
+
+    def leave(self, entered: float) -> None:
+        """The request that entered then is over."""
+        del self._sent[entered]
+        self._wake()
 
     async def _wait_in_line(self) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -84,6 +108,7 @@ class Pace:
     def speed_up(self) -> None:
         """An answer came: allow more."""
         self.limit = min(self.settings.max_in_flight, self.limit + (1.0 if self._climbing else 1.0 / self.limit))
+        self._wake()
 
     def slow_down(self, entered: float, retry_after_s: float | None) -> None:
         """The endpoint pushed back on a request that entered at `entered`: allow less, and wait if it says so."""
@@ -93,6 +118,30 @@ class Pace:
             self._last_cut = time.monotonic()
         if retry_after_s is not None:
             self._held_until = max(self._held_until, time.monotonic() + retry_after_s)
+
+
+class Allowance:
+    """So much a minute, in even portions: a bucket that holds two seconds' worth and may go into debt."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self.per_s = None if per_minute is None else per_minute / 60.0
+        self._most = 0.0 if self.per_s is None else max(1.0, 2.0 * self.per_s)
+        self._left = self._most
+        self._seen = time.monotonic()
+
+    def wait_s(self) -> float:
+        """Seconds until something may be taken."""
+        if self.per_s is None:
+            return 0.0
+        now = time.monotonic()
+        self._left = min(self._most, self._left + (now - self._seen) * self.per_s)
+        self._seen = now
+        return 0.0 if self._left > 0 else (1e-3 - self._left) / self.per_s
+
+    def take(self, amount: float) -> None:
+        """Take an amount, or give back a negative one, once it is known to be another than was thought."""
+        if self.per_s is not None:
+            self._left -= amount
 
 
 def backoff_s(settings: PaceSettings, attempt: int, retry_after_s: float | None) -> float:

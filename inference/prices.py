@@ -1,9 +1,9 @@
 """What tokens cost: a dated table per model, and the arithmetic on it.
 
 `Prices.load()` reads the table that ships (`prices.yaml`); `with_price` adds a model that is not in it. A model
-without a price raises `UnknownPrice` before anything is sent.
+without a price raises `UnknownPrice` before anything is sent. What a batch costs is a share of the same price.
 
-Absent on purpose: batch and time-of-day discounts, and currencies other than USD.
+Absent on purpose: time-of-day discounts, and currencies other than USD.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -35,17 +36,17 @@ class Price(BaseModel):
     input: float = Field(ge=0, description="USD per million prompt tokens that miss the provider's cache")
     cached: float = Field(ge=0, description="USD per million prompt tokens that hit the provider's cache")
     output: float = Field(ge=0, description="USD per million completion tokens, reasoning included")
+    batch: float = Field(1.0, gt=0, le=1, description="share of these prices that is paid in a batch; 1: no discount")
     source: str = Field(description="where the price was read")
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """Money and tokens, spent or to be spent."""
 
     usd: float = 0.0
     tokens: int = 0
 
-    def __add__(self, other: Cost) -> Cost:
+    def __add__(self, other: Cost) -> Cost:  # type: ignore[override]
         return Cost(self.usd + other.usd, self.tokens + other.tokens)
 
 
@@ -106,10 +107,10 @@ class Prices:
 
 
 def prompt_tokens_at_most(request: Request) -> int:
-    """An upper bound on the prompt's tokens under any byte-level tokenizer."""
-    return sum(len(m["content"].encode("utf-8", "replace")) + TOKENS_PER_MESSAGE for m in request.messages)
+    """An upper bound on the prompt's tokens under any byte-level tokenizer: the bytes of its JSON, and more."""
+    return len(request.messages_json) + TOKENS_PER_MESSAGE * len(request.messages)
 
 
 def prompt_tokens_about(request: Request) -> int:
     """A fair guess at the prompt's tokens: four bytes each, as in English prose."""
-    return sum(len(m["content"].encode("utf-8", "replace")) // 4 + TOKENS_PER_MESSAGE // 4 for m in request.messages)
+    return len(request.messages_json) // 4

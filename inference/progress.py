@@ -12,15 +12,19 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from inference.exchange import Exchange, Failure
+from inference.budget import Budget
+from inference.exchange import Exchange, Failure, fault_kind
+from inference.prices import NOTHING, Cost
 
 
 @dataclass(frozen=True)
 class Progress:
     """A moment of a run. `done` = good + faulty + failed; `stored` of them came free from the store.
 
-    `usd`, `prompt_tokens` and `completion_tokens` count what this run bought, repair turns included; `troubles`
-    counts HTTP requests without an answer by kind, most of which a retry mended.
+    `answers`, `usd`, `prompt_tokens` and `completion_tokens` count what this run bought, repair turns included;
+    `calls` counts its HTTP requests, and `troubles` those without an answer by kind, most of which a retry mended.
+    `spent` is all spending under the budget as it was last seen, in every process. `rate` and `tokens_per_s` are means
+    over the run.
     """
 
     total: int | None
@@ -28,32 +32,62 @@ class Progress:
     good: int
     stored: int
     repaired: int
-    faulty: int
+    faulty: Mapping[str, int]
     failed: Mapping[str, int]
     troubles: Mapping[str, int]
     calls: int
+    answers: int
     prompt_tokens: int
     completion_tokens: int
     usd: float
     elapsed_s: float
     rate: float
     eta_s: float | None
+    tokens_per_s: float
     in_flight: int
     concurrency: int
+    oldest_s: float
+    spent: Cost
+    budget: Budget
 
     @property
     def line(self) -> str:
         """The picture in one line."""
         of_total = f"/{self.total:,}" if self.total is not None else ""
         parts = [f"{self.done:,}{of_total} done", f"{self.stored:,} stored", f"{self.calls:,} calls"]
-        parts += [f"{n:,} {name}" for name, n in (("repaired", self.repaired), ("faulty", self.faulty)) if n]
+        parts += [f"{self.repaired:,} repaired"] if self.repaired else []
+        parts += [f"{n:,} faulty ({kind})" for kind, n in sorted(self.faulty.items())]
         parts += [f"{n:,} failed ({kind})" for kind, n in sorted(self.failed.items())]
         parts += [f"{n:,} x {kind}" for kind, n in sorted(self.troubles.items())]
         parts += [f"{self.rate:.1f}/s", f"{self.in_flight} in flight of {self.concurrency}"]
-        parts += [f"{self.prompt_tokens + self.completion_tokens:,} tokens", f"${self.usd:,.2f}"]
+        if self.oldest_s >= 1:
+            parts.append(f"oldest {self.oldest_s:.0f} s")
+        tokens = self.prompt_tokens + self.completion_tokens
+        parts += [f"{tokens:,} tokens ({self.tokens_per_s:,.0f}/s)", f"${self.usd:,.2f}"]
+        if self.budget.usd is not None:
+            parts.append(f"${self.spent.usd:,.2f} of ${self.budget.usd:,.2f} spent")
+        if self.budget.tokens is not None:
+            parts.append(f"{self.spent.tokens:,} of {self.budget.tokens:,} tokens spent")
         if self.eta_s is not None:
             parts.append(f"{_clock(self.eta_s)} left")
         return ", ".join(parts)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The picture as numbers by name, for metadata and for Prometheus; kinds are part of the name."""
+        named = {
+            "done": self.done, "good": self.good, "cache_hits": self.stored, "repaired": self.repaired,
+            "calls": self.calls, "answers": self.answers, "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens, "usd": self.usd, "requests_per_s": self.rate,
+            "tokens_per_s": self.tokens_per_s,
+            "in_flight": self.in_flight, "concurrency": self.concurrency, "oldest_in_flight_s": self.oldest_s,
+            "spent_usd": self.spent.usd, "spent_tokens": self.spent.tokens, "elapsed_s": self.elapsed_s,
+        }  # fmt: skip
+        if self.budget.usd is not None:
+            named["budget_usd"] = self.budget.usd
+        for group, counts in (("faulty", self.faulty), ("failed", self.failed), ("trouble", self.troubles)):
+            named |= {f"{group}_{kind.replace(' ', '_')}": n for kind, n in sorted(counts.items())}
+        return named
 
 
 @dataclass
@@ -64,20 +98,23 @@ class Tally:
     good: int = 0
     stored: int = 0
     repaired: int = 0
-    faulty: int = 0
+    faulty: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     troubles: Counter[str] = field(default_factory=Counter)
     calls: int = 0
+    answers: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     usd: float = 0.0
+    spent: Cost = NOTHING
     started: float = field(default_factory=time.monotonic)
 
     @property
     def done(self) -> int:
-        return self.good + self.faulty + self.failed.total()
+        return self.good + self.faulty.total() + self.failed.total()
 
     def bought(self, exchange: Exchange) -> None:
+        self.answers += 1
         self.prompt_tokens += exchange.prompt_tokens
         self.completion_tokens += exchange.completion_tokens
         self.usd += exchange.usd
@@ -91,9 +128,10 @@ class Tally:
         if outcome.fault is None:
             self.good += 1
         else:
-            self.faulty += 1
+            self.faulty[fault_kind(outcome.fault)] += 1
 
-    def picture(self, in_flight: int, concurrency: int) -> Progress:
+    def picture(self, in_flight: int, concurrency: int, oldest_s: float, budget: Budget) -> Progress:
+        """The run at this moment, with what only its pace and its budget know."""
         elapsed = time.monotonic() - self.started
         rate = self.done / elapsed if elapsed > 0 else 0.0
         # What came from the store took no time and says nothing about what is left.
@@ -106,18 +144,23 @@ class Tally:
             good=self.good,
             stored=self.stored,
             repaired=self.repaired,
-            faulty=self.faulty,
+            faulty=dict(self.faulty),
             failed=dict(self.failed),
             troubles=dict(self.troubles),
             calls=self.calls,
+            answers=self.answers,
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             usd=self.usd,
             elapsed_s=elapsed,
             rate=rate,
             eta_s=eta,
+            tokens_per_s=(self.prompt_tokens + self.completion_tokens) / elapsed if elapsed > 0 else 0.0,
             in_flight=in_flight,
             concurrency=concurrency,
+            oldest_s=oldest_s,
+            spent=self.spent,
+            budget=budget,
         )
 
 

@@ -3,6 +3,8 @@
 The check runs on stored answers as well as on new ones: a changed parser costs nothing, and an answer that the new
 one refuses is repaired. Every HTTP request is sent under a claim (`store.ExchangeStore.claim`) that reserves its worst
 case and keeps others from buying the same; the claim ends with that request, so nothing is held while backing off.
+Claims are taken, and answers committed, outside the slots of the pace, so that the endpoint never waits for the disk;
+a worker that is neither is one of the few in AHEAD, so hardly more claims stand than requests are on their way.
 
 Absent on purpose: the stream around it (`engine`) and the HTTP (`endpoint`).
 """
@@ -10,24 +12,27 @@ Absent on purpose: the stream around it (`engine`) and the HTTP (`endpoint`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any
 
-from inference.budget import Budget
+from inference.breaker import Breaker
 from inference.endpoint import Answer, EndpointRefused, Line, Trouble
-from inference.exchange import Exchange, Failure, Request, own_fault, repair_request
-from inference.pace import Pace, backoff_s
-from inference.prices import Cost, Prices
+from inference.exchange import Exchange, Failure, Request, own_fault, repair_request, task_fault
+from inference.pace import Pace, PaceSettings, backoff_s
+from inference.prices import Cost, Prices, prompt_tokens_about
 from inference.progress import Progress, Tally
-from inference.store import ExchangeStore, now
+from inference.store import now
+from inference.teller import Teller
 
-T = TypeVar("T")
 Check = Callable[[Request, str], str | None]
 # A claim that another process holds may end at any time; nothing tells this process.
 RIVAL_WAIT_S = 0.25
+AHEAD = 0.5
 
 
 class NoRoom(Exception):
@@ -43,169 +48,219 @@ def accept_all(_request: Request, _content: str) -> str | None:
     return None
 
 
+def fault_of(request: Request, exchange: Exchange, check: Check) -> str | None:
+    """What is wrong with an answer, by itself or by the caller's check."""
+    return own_fault(exchange) or task_fault(exchange.content, check(request, exchange.content))
+
+
+def priced(
+    request: Request, answer: Answer, worst: Cost, attempts: int, usd_of: Prices, share: float = 1.0
+) -> Exchange:
+    """The answer as it is kept, at `share` of the listed price; usage that was not reported counts at its worst."""
+    max_tokens = request.sampling.max_tokens
+    prompt = worst.tokens - max_tokens if answer.prompt_tokens is None else answer.prompt_tokens
+    completed = max_tokens if answer.completion_tokens is None else answer.completion_tokens
+    return Exchange(
+        request_id=request.id,
+        key=request.key,
+        model=request.sampling.model,
+        served_model=answer.served_model,
+        content=answer.content,
+        reasoning=answer.reasoning,
+        finish_reason=answer.finish_reason,
+        prompt_tokens=prompt,
+        completion_tokens=completed,
+        cached_tokens=answer.cached_tokens,
+        usd=usd_of.usd(request.sampling.model, prompt, answer.cached_tokens, completed) * share,
+        latency_s=answer.latency_s,
+        attempts=attempts,
+        created_at=now(),
+        generation=request.generation,
+        fingerprint=answer.fingerprint,
+        repair_of=request.repair_of,
+    )
+
+
+@dataclass(eq=False)
+class Hand:
+    """One task of a stream, and whether it has something on its way: a request, or an outcome to hand over."""
+
+    task: asyncio.Task[None] | None = None
+    busy: bool = False
+
+
 @dataclass
-class Purchase:
-    """Answers requests over one line; one per call of `Engine.ask`."""
+class Crew:
+    """The tasks of one stream of requests."""
 
-    line: Line
-    store: ExchangeStore
-    budget: Budget
-    prices: Prices
-    pace: Pace
-    tally: Tally
-    check: Check
+    hands: list[Hand] = field(default_factory=list)
     stopping: bool = False
-    _idle: set[asyncio.Task[None]] = field(default_factory=set)
-    _settled: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def progress(self) -> Progress:
-        return self.tally.picture(self.pace.in_flight, int(self.pace.limit))
+    def start(self, work: Callable[[Hand], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        """A further task, which runs `work` and keeps its hand up to date."""
+        hand = Hand()
+        hand.task = asyncio.create_task(work(hand))
+        self.hands.append(hand)
+        return hand.task
 
     def stop(self) -> None:
-        """Send nothing more: whoever waits is cancelled, whoever has a request on its way may finish it."""
+        """Send nothing more: whoever waits is cancelled, whoever has something on its way may finish it."""
         self.stopping = True
-        for task in tuple(self._idle):
-            task.cancel()
+        for hand in self.hands:
+            if not hand.busy and hand.task is not None:
+                hand.task.cancel()
 
-    @contextmanager
-    def idle(self) -> Iterator[None]:
-        """Mark the current task as one that has nothing on its way."""
-        me = asyncio.current_task()
-        assert me is not None
-        self._idle.add(me)
-        try:
-            yield
-        finally:
-            self._idle.discard(me)
 
-    async def answer(self, request: Request, stored: Exchange | None) -> Exchange | Failure:
+@dataclass
+class Purchase:
+    """Answers requests over one line; shared by everything that one run of an engine asks."""
+
+    line: Line
+    teller: Teller
+    prices: Prices
+    settings: PaceSettings
+    breaker: Breaker
+    tally: Tally
+    _paces: dict[str, Pace] = field(default_factory=dict)
+    _here: dict[str, asyncio.Event] = field(default_factory=dict)
+    _waiting_for_room: deque[asyncio.Event] = field(default_factory=deque)
+
+    def pace(self, model: str) -> Pace:
+        """The pace of one model of the endpoint."""
+        if model not in self._paces:
+            self._paces[model] = Pace(self.settings)
+        return self._paces[model]
+
+    def progress(self) -> Progress:
+        """The run at this moment."""
+        paces = self._paces.values()
+        return self.tally.picture(
+            in_flight=sum(pace.in_flight for pace in paces),
+            concurrency=sum(int(pace.limit) for pace in paces),
+            oldest_s=max((pace.oldest_s for pace in paces), default=0.0),
+            budget=self.teller.budget,
+        )
+
+    async def answer(
+        self, request: Request, stored: Exchange | None, check: Check, crew: Crew, hand: Hand
+    ) -> Exchange | Failure:
         """An answer that passes the check, by one repair turn if need be, or the last faulty one, or a failure."""
-        first = await self._obtain(request, None) if stored is None else replace(stored, request_id=request.id)
+        first = stored or await self._obtain(request, crew, hand)
         if isinstance(first, Failure):
             return first
-        fault = await self._find_fault(request, first)
+        fault = await self._find_fault(request, first, check)
         if fault is None:
-            return replace(first, fault=None)
-        second = await self._obtain(repair_request(request, first.content, fault), first.key)
+            return first if first.fault is None else replace(first, fault=None)
+        second = await self._obtain(repair_request(request, first.content, fault), crew, hand)
         if isinstance(second, Failure):
             return replace(second, key=request.key, detail=f"in the repair turn after '{fault}': {second.detail}")
-        return replace(second, fault=await self._find_fault(request, second), repair_of=first.key)
+        return replace(second, fault=await self._find_fault(request, second, check))
 
-    async def _find_fault(self, request: Request, exchange: Exchange) -> str | None:
-        fault = own_fault(exchange) or self.check(request, exchange.content)
+    async def _find_fault(self, request: Request, exchange: Exchange, check: Check) -> str | None:
+        fault = fault_of(request, exchange, check)
         if fault != exchange.fault:
-            await _durable(self.store.mark(exchange.key, fault))
+            await self.teller.mark(exchange.key, fault)
         return fault
 
-    async def _obtain(self, request: Request, repair_of: str | None) -> Exchange | Failure:
+    async def _obtain(self, request: Request, crew: Crew, hand: Hand) -> Exchange | Failure:
         """The answer from the store, or from the endpoint in at most `max_attempts` HTTP requests."""
-        settings = self.pace.settings
         worst = self.prices.worst_case(request)
-        attempts = 0
+        attempts, last, began = 0, LATE, time.monotonic()
+        deadline = began + self.settings.deadline_s if self.settings.deadline_s is not None else math.inf
         while True:
-            outcome: Exchange | Trouble | None
-            with self.idle():
-                async with self.pace.slot() as entered:
-                    outcome = await self._claim(request, worst)
-                    if outcome is None:
-                        attempts += 1
-                        outcome = await self._buy(request, worst, attempts, repair_of)
-                        self._adapt(outcome, entered)
-                if isinstance(outcome, Exchange):
-                    return outcome
-                if outcome is WAIT:
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self._settled.wait(), RIVAL_WAIT_S)
-                    continue
-                if outcome.fatal:
-                    raise EndpointRefused(
-                        f"{self.line.endpoint.base_url} refuses {request.sampling.model}: {outcome.kind} "
-                        f"({outcome.detail}). All answers so far are kept. Check base_url, the API key and the model "
-                        "name in the profile, then run again."
-                    )
-                if not outcome.retry or attempts >= settings.max_attempts:
-                    detail = f"{outcome.detail} (attempts: {attempts})"
-                    return Failure(request.id, request.key, outcome.kind, detail)
-                await asyncio.sleep(backoff_s(settings, attempts, outcome.retry_after_s))
+            hand.busy = False
+            # Asked for twice in this process: the second waits for the first.
+            while (rival := self._here.get(request.key)) is not None:
+                await rival.wait()
+            self._here[request.key] = asyncio.Event()
+            try:
+                outcome = await self._attempt(request, worst, attempts + 1, deadline, crew, hand)
+            finally:
+                self._here.pop(request.key).set()
+                if self._waiting_for_room:
+                    self._waiting_for_room.popleft().set()
+            if isinstance(outcome, Exchange):
+                return outcome
+            hand.busy = False
+            if outcome is WAIT:
+                # What frees a rival's claim, or room in the budget, may happen in another process.
+                room = asyncio.Event()
+                self._waiting_for_room.append(room)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(room.wait(), RIVAL_WAIT_S)
+                continue
+            if outcome is not LATE:
+                attempts, last = attempts + 1, outcome
+            if outcome.fatal:
+                raise EndpointRefused(
+                    f"{self.line.endpoint.base_url} refuses {request.sampling.model}: {outcome.kind} "
+                    f"({outcome.detail}). All answers so far are kept. Check base_url, the API key and the model "
+                    "name in the profile, then run again."
+                )
+            wait = backoff_s(self.settings, attempts, outcome.retry_after_s)
+            late = outcome is LATE or time.monotonic() + wait >= deadline
+            if not outcome.retry or attempts >= self.settings.max_attempts or late:
+                why = f", deadline of {self.settings.deadline_s:g} s" if late else ""
+                detail = f"{last.detail} (attempts: {attempts}{why})"
+                return Failure(request.id, request.key, last.kind, detail)
+            await asyncio.sleep(wait)
 
-    async def _claim(self, request: Request, worst: Cost) -> Exchange | Trouble | None:
-        """None: send it now, the claim is ours. An Exchange: it is stored. WAIT: look again when a claim has ended."""
-        if self.stopping:
+    async def _attempt(
+        self, request: Request, worst: Cost, attempt: int, deadline: float, crew: Crew, hand: Hand
+    ) -> Exchange | Trouble:
+        """One HTTP request under a claim, unless the answer is stored; the claim ends with it, whatever comes."""
+        if crew.stopping:
             raise Stopped
+        pace = self.pace(request.sampling.model)
+        about = prompt_tokens_about(request)
+        sent = False
         try:
-            claim = await _durable(self.store.claim(request, worst, self.budget))
-        except asyncio.CancelledError:
-            self.store.release(request.key, presumed=False)
-            raise
-        if claim.exchange is not None:
-            return replace(claim.exchange, request_id=request.id)
-        if claim.status == "full" and claim.reserved.tokens == 0:
-            raise NoRoom
-        return None if claim.status == "granted" else WAIT
-
-    async def _buy(self, request: Request, worst: Cost, attempts: int, repair_of: str | None) -> Exchange | Trouble:
-        """One HTTP request under a claim; the claim ends with it, whatever comes."""
-        me = asyncio.current_task()
-        assert me is not None
-        self._idle.discard(me)
-        self.tally.calls += 1
-        try:
-            outcome = await self.line.send(request)
+            claim = await self.teller.claim(request, worst)
+            self.tally.spent = claim.spent
+            if claim.exchange is not None:
+                return replace(claim.exchange, request_id=request.id)
+            if claim.status == "full" and claim.reserved.tokens == 0:
+                raise NoRoom
+            if claim.status != "granted":
+                return WAIT
+            entered = await pace.enter(about)
+            try:
+                if crew.stopping:
+                    raise Stopped
+                left_s = deadline - time.monotonic()
+                if left_s > 0:
+                    hand.busy = True
+                    sent = True
+                    self.tally.calls += 1
+                outcome = await self.line.send(request, left_s) if sent else LATE
+            finally:
+                pace.leave(entered)
+            if sent:
+                self._adapt(pace, outcome, entered, about)
+            if isinstance(outcome, Trouble):
+                await self.teller.release(request.key, presumed=outcome.may_cost)
+                return outcome
+            exchange = priced(request, outcome, worst, attempt, self.prices)
+            stands = await self.teller.put(request, exchange)
+            self.tally.bought(exchange)
+            return stands
         except BaseException:
             # Cancelled on its way: the endpoint works on it, and may charge, all the same.
-            self.store.release(request.key, presumed=True)
+            self.teller.release(request.key, presumed=sent)
             raise
-        if isinstance(outcome, Answer):
-            exchange = self._priced(request, outcome, worst, attempts, repair_of)
-            kept = await _durable(self.store.put(request, exchange, self.budget.scope))
-            self.tally.bought(exchange)
-        else:
-            await _durable(self.store.release(request.key, presumed=outcome.may_cost))
-        self._settled.set()
-        self._settled = asyncio.Event()
-        if isinstance(outcome, Answer):
-            return kept
-        self._idle.add(me)
-        return outcome
 
-    def _adapt(self, outcome: Exchange | Trouble, entered: float) -> None:
-        if isinstance(outcome, Exchange):
-            self.pace.speed_up()
+    def _adapt(self, pace: Pace, outcome: Answer | Trouble, entered: float, about: int) -> None:
+        if isinstance(outcome, Answer):
+            if outcome.prompt_tokens is not None and outcome.completion_tokens is not None:
+                pace.tokens.take(outcome.prompt_tokens + outcome.completion_tokens - about)
+            pace.speed_up()
             return
         self.tally.troubles[outcome.kind] += 1
         if outcome.slow_down:
-            self.pace.slow_down(entered, outcome.retry_after_s)
-
-    def _priced(self, request: Request, answer: Answer, worst: Cost, attempts: int, repair_of: str | None) -> Exchange:
-        """The answer as it is kept; usage that was not reported counts at its worst case."""
-        max_tokens = request.sampling.max_tokens
-        prompt = worst.tokens - max_tokens if answer.prompt_tokens is None else answer.prompt_tokens
-        completed = max_tokens if answer.completion_tokens is None else answer.completion_tokens
-        return Exchange(
-            request_id=request.id,
-            key=request.key,
-            model=request.sampling.model,
-            served_model=answer.served_model,
-            content=answer.content,
-            reasoning=answer.reasoning,
-            finish_reason=answer.finish_reason,
-            prompt_tokens=prompt,
-            completion_tokens=completed,
-            cached_tokens=answer.cached_tokens,
-            usd=self.prices.usd(request.sampling.model, prompt, answer.cached_tokens, completed),
-            latency_s=answer.latency_s,
-            attempts=attempts,
-            created_at=now(),
-            generation=request.generation,
-            fingerprint=answer.fingerprint,
-            repair_of=repair_of,
-        )
+            pace.slow_down(entered, outcome.retry_after_s)
 
 
 # Not a trouble of the endpoint's: the answer, or room in the budget, is on its way elsewhere.
 WAIT = Trouble("waiting", "", retry=True)
-
-
-async def _durable(future: Future[T]) -> T:
-    """Await the store; a cancelled waiter leaves the job to finish."""
-    return await asyncio.shield(asyncio.wrap_future(future))
+# Nor is this one: the request's time was up before its turn came, so nothing was sent and nothing can be charged.
+LATE = Trouble("too late", "its turn did not come in time", retry=False)

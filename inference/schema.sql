@@ -31,6 +31,8 @@ CREATE TABLE IF NOT EXISTS claims (
     usd REAL NOT NULL,
     tokens INTEGER NOT NULL
 );
+CREATE INDEX IF NOT EXISTS claims_owner ON claims (owner);
+CREATE INDEX IF NOT EXISTS claims_scope ON claims (scope);
 CREATE TABLE IF NOT EXISTS spend (
     id INTEGER PRIMARY KEY,
     at TEXT NOT NULL,
@@ -42,6 +44,40 @@ CREATE TABLE IF NOT EXISTS spend (
 );
 CREATE TABLE IF NOT EXISTS totals (
     scope TEXT PRIMARY KEY,
-    usd REAL NOT NULL,
-    tokens INTEGER NOT NULL
+    usd REAL NOT NULL DEFAULT 0,
+    tokens INTEGER NOT NULL DEFAULT 0,
+    reserved_usd REAL NOT NULL DEFAULT 0,
+    reserved_tokens INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS asked_again (
+    key TEXT PRIMARY KEY,
+    generation INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS batches (
+    batch TEXT PRIMARY KEY,
+    endpoint TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    model TEXT NOT NULL,
+    price TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    filed_at TEXT NOT NULL,
+    sender TEXT NOT NULL,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    sender_until REAL NOT NULL,
+    creating_at REAL,
+    remote TEXT,
+    ended_as TEXT
+);
+CREATE INDEX IF NOT EXISTS batches_open ON batches (endpoint) WHERE ended_as IS NULL;
+CREATE TABLE IF NOT EXISTS batch_lines (
+    batch TEXT NOT NULL,
+    key TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    repair_of TEXT,
+    attempt INTEGER NOT NULL,
+    messages TEXT NOT NULL,
+    sampling TEXT NOT NULL,
+    PRIMARY KEY (batch, key)
 );

@@ -6,8 +6,8 @@
         ... server.base_url ...
 
 It takes the teacher's place where no endpoint can be reached, so that every other part runs as it would with one. It
-is not a language model: its name stands in `model` and its version in `system_fingerprint` of every answer. Faults
-are injected on request and decided by a hash of seed, prompt and attempt, so a run repeats and a retry can succeed.
+is not a language model: its name stands in `model` and its version in `system_fingerprint` of every answer. It speaks
+chat completions, with log-probabilities, and batches with their files; faults are injected on request (`Faults`).
 
 Absent on purpose: streaming, tools, several choices, sampling (temperature and seed change nothing).
 """
@@ -16,67 +16,65 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
-import json
-import re
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from aiohttp import web
 
-from inference.exchange import canonical_json
-from inference.standin_answers import VERSION, Said, answer
+from inference.standin_answers import VERSION
+from inference.standin_batches import Batches
+from inference.standin_completions import completion, prompt_key, what_is_wrong
+from inference.standin_faults import (
+    ANSWERED,
+    ON_THE_WIRE,
+    Draw,
+    Faults,
+    Reply,
+    error_body,
+    error_response,
+    refusal_of,
+    spoilt,
+)
+from inference.standin_files import Files
 
 MODEL = "stand-in-teacher"
-_TOKEN = re.compile(r"\w+|[^\w\s]")
-GARBAGE = ("[1] > [1] > [99]", "The passages are all of interest.", "[2 > 1", "1, 2, 3", "[0]")
-
-
-@dataclass(frozen=True)
-class Faults:
-    """What goes wrong, as shares of all requests; they add up, in this order, and the rest is answered well."""
-
-    latency_s: float = field(default=0.0, metadata={"help": "seconds before every answer"})
-    rate_429: float = field(default=0.0, metadata={"help": "share answered 429"})
-    retry_after_s: float | None = field(default=None, metadata={"help": "Retry-After of the 429s (none: no header)"})
-    rate_500: float = field(default=0.0, metadata={"help": "share answered 500"})
-    rate_reset: float = field(default=0.0, metadata={"help": "share whose connection is reset"})
-    rate_cutoff: float = field(default=0.0, metadata={"help": "share cut off half-way, finish_reason length"})
-    rate_garbage: float = field(default=0.0, metadata={"help": "share whose text is not in the form asked for"})
-    seed: int = field(default=0, metadata={"help": "seed of the choice"})
-
-    def pick(self, prompt: str, attempt: int) -> str:
-        """The fault of a prompt's n-th request: "429", "500", "reset", "cutoff", "garbage" or "none"."""
-        digest = hashlib.sha256(f"{self.seed}\n{attempt}\n{prompt}".encode("utf-8", "replace")).digest()
-        mark = int.from_bytes(digest[:8]) / 2**64
-        for name in ("429", "500", "reset", "cutoff", "garbage"):
-            mark -= float(getattr(self, f"rate_{name}"))
-            if mark < 0:
-                return name
-        return "none"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass
 class Standin:
-    """A running stand-in; `counts` says how many requests ended how ("answered" counts all that came with a text)."""
+    """A running stand-in; `counts` says how many requests, live or in a batch, ended how.
 
-    faults: Faults = Faults()
+    Every kind of fault has a count; "answered" counts all that came as a chat completion, faulty text or not.
+    """
+
+    faults: Faults = field(default_factory=Faults)
     api_key: str | None = None
     base_url: str = ""
     counts: Counter[str] = field(default_factory=Counter)
     _attempts: Counter[str] = field(default_factory=Counter)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def app(self) -> web.Application:
-        app = web.Application(client_max_size=64 * 2**20)
+        app = web.Application(client_max_size=256 * 2**20)
         app.router.add_post("/v1/chat/completions", self._complete)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/healthz", self._health)
+        files = Files()
+        batches = Batches(files, self._answer_line, MODEL, self.faults)
+        for method, path, handler in [*files.routes(), *batches.routes()]:
+            app.router.add_route(method, path, self._guarded(handler))
+
+        async def stop(_app: web.Application) -> None:
+            self._stopping.set()
+            await batches.stop()
+
+        app.on_shutdown.append(stop)
         return app
 
     async def _health(self, _request: web.Request) -> web.Response:
@@ -86,42 +84,54 @@ class Standin:
         return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "rankmill"}]})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
-        if self.api_key is not None and request.headers.get("Authorization") != f"Bearer {self.api_key}":
-            self.counts["401"] += 1
-            # Real endpoints quote the key that they refuse; whoever logs this must have scrubbed it.
-            return _error(401, f"incorrect API key provided: {request.headers.get('Authorization', '')}")
+        if (refused := self._refused(request)) is not None:
+            return refused
         try:
             body = await request.json()
-            messages, model = body["messages"], body["model"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            return _error(400, f"not a chat completion request: {error!r}")
-        if model != MODEL:
-            return _error(404, f"the model {model!r} does not exist here; this server has {MODEL!r}")
-        fault = self._fault_of(messages)
-        if self.faults.latency_s:
-            await asyncio.sleep(self.faults.latency_s)
-        if fault == "429":
-            self.counts["429"] += 1
-            after = self.faults.retry_after_s
-            return _error(429, "rate limit reached", {} if after is None else {"Retry-After": f"{after:g}"})
-        if fault == "500":
-            self.counts["500"] += 1
-            return _error(500, "the server had an error")
-        if fault == "reset" and request.transport is not None:
-            self.counts["reset"] += 1
-            request.transport.abort()
-            return web.Response()
-        self.counts["answered"] += 1
-        if fault != "none":
-            self.counts[fault] += 1
-        return web.json_response(_completion(messages, answer(messages), fault, body.get("max_tokens")))
+        except ValueError as error:
+            return error_response(400, f"not a chat completion request: {error!r}")
+        if (mistaken := _mistaken(body)) is not None:
+            return web.json_response(mistaken.body, status=mistaken.status)
+        draw = self._draw(body["messages"])
+        if draw.latency_s:
+            await asyncio.sleep(draw.latency_s)
+        reply = self._reply(body, draw)
+        if draw.kind in ON_THE_WIRE:
+            return await spoilt(request, reply, self.faults.drip_s, self._stopping)
+        return web.json_response(reply.body, status=reply.status, headers=reply.headers)
 
-    def _fault_of(self, messages: list[dict[str, str]]) -> str:
-        if self.faults == Faults(latency_s=self.faults.latency_s):
-            return "none"
-        prompt = hashlib.sha256(canonical_json(messages).encode("utf-8", "replace")).hexdigest()
+    def _answer_line(self, body: dict[str, Any]) -> Reply:
+        """The answer to one line of a batch: the live one, without its latency."""
+        return _mistaken(body) or self._reply(body, self._draw(body["messages"]))
+
+    def _draw(self, messages: list[dict[str, str]]) -> Draw:
+        if not self.faults.drawn:
+            return Draw(latency_s=self.faults.latency_s)
+        prompt = prompt_key(messages)
         self._attempts[prompt] += 1
-        return self.faults.pick(prompt, self._attempts[prompt])
+        return self.faults.draw(prompt, self._attempts[prompt])
+
+    def _reply(self, body: dict[str, Any], draw: Draw) -> Reply:
+        if draw.kind in ANSWERED:
+            self.counts["answered"] += 1
+        if draw.kind != "none":
+            self.counts[draw.kind] += 1
+        return refusal_of(draw, self.faults) or Reply(200, completion(body, draw), {}, draw)
+
+    def _refused(self, request: web.Request) -> web.Response | None:
+        if self.api_key is None or request.headers.get("Authorization") == f"Bearer {self.api_key}":
+            return None
+        self.counts["401"] += 1
+        # Real endpoints quote the key that they refuse; whoever logs this must have scrubbed it.
+        shown = request.headers.get("Authorization", "")
+        return error_response(401, f"incorrect API key provided: {shown}", "invalid_api_key")
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            refused = self._refused(request)
+            return await handler(request) if refused is None else refused
+
+        return guarded
 
 
 @contextmanager
@@ -183,47 +193,14 @@ def main(arguments: list[str] | None = None) -> None:
             return
 
 
-def _completion(messages: list[dict[str, str]], said: Said, fault: str, max_tokens: int | None) -> dict[str, Any]:
-    reasoning, content, finish = said.reasoning, said.content, "stop"
-    if fault == "garbage":
-        content = GARBAGE[len(content) % len(GARBAGE)]
-    if fault == "cutoff":
-        content, finish = content[: len(content) // 2], "length"
-    spent = _tokens(reasoning)
-    if max_tokens is not None and spent + _tokens(content) > max_tokens:
-        finish = "length"
-        reasoning = _first_tokens(reasoning, max_tokens)
-        content = _first_tokens(content, max(0, max_tokens - spent))
-    prompt, completed = sum(_tokens(m.get("content") or "") for m in messages), _tokens(reasoning) + _tokens(content)
-    identity = hashlib.sha256(canonical_json(messages).encode("utf-8", "replace")).hexdigest()[:24]
-    return {
-        "id": f"chatcmpl-{identity}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": MODEL,
-        "system_fingerprint": VERSION,
-        "choices": [
-            {
-                "index": 0,
-                "finish_reason": finish,
-                "message": {"role": "assistant", "content": content, "reasoning_content": reasoning},
-            }
-        ],
-        "usage": {"prompt_tokens": prompt, "completion_tokens": completed, "total_tokens": prompt + completed},
-    }
-
-
-def _tokens(text: str) -> int:
-    return len(_TOKEN.findall(text))
-
-
-def _first_tokens(text: str, count: int) -> str:
-    matches = list(_TOKEN.finditer(text))
-    return text if len(matches) <= count else text[: matches[count].start()]
-
-
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    return web.json_response({"error": {"message": message, "type": "error"}}, status=status, headers=headers)
+def _mistaken(body: Any) -> Reply | None:
+    """The refusal of a request that nobody can answer here, whatever the faults."""
+    if (wrong := what_is_wrong(body)) is not None:
+        return Reply(400, error_body(f"not a chat completion request: {wrong}"))
+    if body["model"] != MODEL:
+        message = f"the model {body['model']!r} does not exist here; this server has {MODEL!r}"
+        return Reply(404, error_body(message, "model_not_found", "model"))
+    return None
 
 
 if __name__ == "__main__":

@@ -34,10 +34,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Said:
-    """A chain and an answer."""
+    """A chain and an answer; of a ranking also each passage's number and evidence, best first."""
 
     reasoning: str
     content: str
+    ranked: tuple[tuple[str, float], ...] = ()
 
 
 def answer(messages: Sequence[Mapping[str, str]]) -> Said:
@@ -73,7 +74,8 @@ def _judge(prompt: Prompt) -> Said:
     if prompt.task.startswith("rank"):
         order = best_first(weighed.evidence)
         content = " > ".join(f"[{prompt.numbers[i]}]" for i in order)
-        return Said(_ranking_chain(prompt, weighed, order), content)
+        ranked = tuple((str(prompt.numbers[i]), weighed.evidence[i].total) for i in order)
+        return Said(_ranking_chain(prompt, weighed, order), content, ranked)
     chosen = (helpful if prompt.task.endswith("help") else misleading)(weighed.evidence)
     content = " ".join(f"[{prompt.numbers[i]}]" for i in sorted(chosen, key=lambda i: prompt.numbers[i])) or "None"
     return Said(_mining_chain(prompt, weighed, chosen), content)

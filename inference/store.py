@@ -5,9 +5,14 @@ A SQLite file in WAL mode, safe for several processes. `exchanges` holds one row
 reservation; `spend` and `totals` hold what was paid. A claim and its budget check, and an answer and its payment, are
 each one transaction, so two processes that ask the same thing buy it once and together stay inside one budget. The
 claim of a process that died is taken over (at once on the same host, else when its lease runs out) and counted as
-spent at its worst case, since the endpoint may have charged for it.
+spent at its worst case, since the endpoint may have charged for it. Claims that a batch holds outlive the process that
+sent it; `batches` and `batch_lines` say what is on its way in them (`batch_rows`).
 
-Failures are never stored. Absent on purpose: deletion, and anything that reads an answer's text.
+Failures are never stored. An answer that was bought but is of no use can be asked again (`ask_again`): the request
+then carries the next generation number, and the old answer stays.
+
+Methods here wait for the disk; coroutines use a `teller`. Reading many answers with their questions, and rebuilding a
+store from them, is `archive`. Absent on purpose: deletion, and anything that reads an answer's text.
 """
 
 from __future__ import annotations
@@ -19,17 +24,17 @@ import socket
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
-from dataclasses import asdict, dataclass, fields
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from inference.budget import Budget
+from inference.budget import ASSUMED_TOKENS_PER_S, Budget
 from inference.clerk import Clerk
-from inference.exchange import Exchange, Message, Request, canonical_json
+from inference.exchange import Exchange, Request
 from inference.prices import NOTHING, Cost
 
 SCHEMA = Path(__file__).with_name("schema.sql")
@@ -37,28 +42,64 @@ VERSION = 1
 LEASE_S = 60.0
 # from_store says where an answer came from this time; it is no property of the answer.
 COLUMNS = tuple(f.name for f in fields(Exchange) if f.name != "from_store")
-_KEY = COLUMNS.index("key")
-_SELECTED = ", ".join(f"e.{name}" for name in COLUMNS)
-_GET = f"SELECT {_SELECTED} FROM json_each(?) AS k JOIN exchanges AS e ON e.key = k.value"
-_RECORDS = (
-    f"SELECT {_SELECTED}, e.messages, e.sampling FROM json_each(?) AS k JOIN exchanges AS e ON e.key = k.value "
-    f"UNION ALL SELECT {_SELECTED}, e.messages, e.sampling FROM json_each(?) AS k JOIN exchanges AS e "
-    "ON e.repair_of = k.value"
+SELECTED = ", ".join(f"e.{name}" for name in COLUMNS)
+_KEEP = ("exchanges", (*COLUMNS, "messages", "sampling"))
+GET = f"SELECT {SELECTED} FROM json_each(?) AS k JOIN exchanges AS e ON e.key = k.value"
+_GENERATIONS = "SELECT a.key, a.generation FROM json_each(?) AS k JOIN asked_again AS a ON a.key = k.value"
+_ASK_AGAIN = (
+    "INSERT INTO asked_again (key, generation) VALUES (?, ?) "
+    "ON CONFLICT (key) DO UPDATE SET generation = excluded.generation"
+)
+# An answer that came in a batch has no latency of its own and says nothing about how long a live one takes.
+_USUAL = (
+    "SELECT count(*), avg(completion_tokens), coalesce(avg(nullif(latency_s, 0.0)), avg(completion_tokens) / ?2) "
+    "FROM (SELECT completion_tokens, latency_s FROM exchanges WHERE model = ?1 ORDER BY rowid DESC LIMIT 1000)"
+)
+_RIVALS = (
+    "SELECT c.key, c.scope, c.usd, c.tokens, c.host, c.pid, c.expires_at FROM json_each(?) AS k JOIN claims AS c "
+    "ON c.key = k.value"
 )
 _OWNED = "SELECT key, scope, usd, tokens FROM claims WHERE owner = ?"
-_PUT = (
-    f"INSERT INTO exchanges ({', '.join(COLUMNS)}, messages, sampling) "
-    f"VALUES ({', '.join(f':{name}' for name in COLUMNS)}, :messages, :sampling) ON CONFLICT (key) DO NOTHING"
+_RENEW = "UPDATE claims SET expires_at = ? WHERE owner = ?"
+# 0 marks a batch that its sender has let go of.
+_RENEW_SENDING = "UPDATE batches SET sender_until = ? WHERE sender = ? AND remote IS NULL AND sender_until > 0"
+_LEAVE_SENDING = "UPDATE batches SET sender_until = 0 WHERE sender = ? AND remote IS NULL"
+_CLAIM = ("claims", ("key", "owner", "host", "pid", "expires_at", "scope", "usd", "tokens"))
+_MINE = (
+    "SELECT json_group_array(json_array(key, scope, usd, tokens)) FROM claims WHERE owner = ? "
+    "AND key IN (SELECT value FROM json_each(?))"
 )
+_DROP = "DELETE FROM claims WHERE key IN (SELECT value FROM json_each(?))"
+_SUMS = "SELECT usd, tokens, reserved_usd, reserved_tokens FROM totals WHERE scope = ?"
+_RESERVE = (
+    "INSERT INTO totals (scope, reserved_usd, reserved_tokens) VALUES (?,?,?) ON CONFLICT (scope) DO UPDATE SET "
+    "reserved_usd = reserved_usd + excluded.reserved_usd, reserved_tokens = reserved_tokens + excluded.reserved_tokens"
+)
+# With nothing left reserved the sum is nothing, and not what rounding has left of it.
+_UNRESERVE = (
+    "UPDATE totals SET reserved_usd = iif(reserved_tokens = ?2, 0, reserved_usd - ?1), "
+    "reserved_tokens = reserved_tokens - ?2 WHERE scope = ?3"
+)
+_SPEND = ("spend", ("at", "scope", "key", "kind", "usd", "tokens"))
+_ADD_TOTAL = (
+    "INSERT INTO totals (scope, usd, tokens) VALUES (?,?,?) "
+    "ON CONFLICT (scope) DO UPDATE SET usd = usd + excluded.usd, tokens = tokens + excluded.tokens"
+)
+_VALUES = attrgetter(*COLUMNS)
+Held = tuple[str, str, float, int]
+Found = tuple[Request, Exchange | None]
+Wish = tuple[Request, Cost]
+Bought = tuple[Request, Exchange]
 
 
 @dataclass(frozen=True)
-class Record:
-    """A stored answer with the question that it answers, as the lake keeps it."""
+class Holder:
+    """Who claims: a process of a host, alive as long as it runs and renews; or a batch, of no host, for its lease."""
 
-    exchange: Exchange
-    messages: tuple[Message, ...]
-    sampling: dict[str, Any]
+    owner: str
+    host: str
+    pid: int
+    lease_s: float = LEASE_S
 
 
 @dataclass(frozen=True)
@@ -75,15 +116,22 @@ class Claim:
     reserved: Cost = NOTHING
 
 
+@dataclass(frozen=True)
+class Usual:
+    """Means over the newest stored answers of a model: how many there were, their completion tokens and seconds."""
+
+    answers: int
+    completion_tokens: float
+    seconds: float
+
+
 class ExchangeStore:
     """Opens or creates the store at `path`; use as a context manager. Raises clerk.StoreUnusable."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._owner = uuid.uuid4().hex
-        self._host = socket.gethostname()
-        self._pid = os.getpid()
-        self._clerk = Clerk(self.path, SCHEMA.read_text(encoding="utf-8"), VERSION, self._renew, LEASE_S / 4)
+        self.me = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid())
+        self.clerk = Clerk(self.path, SCHEMA.read_text(encoding="utf-8"), VERSION, self._renew, LEASE_S / 4)
 
     def __enter__(self) -> ExchangeStore:
         return self
@@ -95,127 +143,101 @@ class ExchangeStore:
 
     def close(self) -> None:
         """Give up what is still claimed (counted as spent: it may have been charged) and close the file."""
-        if not self._clerk.closed:
-            self._clerk.submit(lambda con: _presume(con, con.execute(_OWNED, (self._owner,)).fetchall()), writes=True)
-        self._clerk.close()
+        if not self.clerk.closed:
+            self.clerk.submit(self._leave, writes=True)
+        self.clerk.close()
 
-    def claim(self, request: Request, worst: Cost, budget: Budget) -> Future[Claim]:
-        """Ask for leave to buy: one transaction that looks for the answer, for rivals and for room in the budget."""
+    def look_up(self, requests: Sequence[Request]) -> list[Found]:
+        """Each request, in the generation that is asked now, with its stored answer under the request's own id."""
+        return self.clerk.submit(lambda con: found(con, requests), writes=False).result()
 
-        holder = (self._owner, self._host, self._pid)
+    def claim(self, wishes: Sequence[Wish], budget: Budget, holder: Holder | None = None) -> list[Claim]:
+        """Ask for leave to buy: one transaction that looks for answers, for rivals and for room in the budget."""
+        return self.clerk.submit(lambda con: self.claimed(con, wishes, budget, holder or self.me), writes=True).result()
 
-        def work(con: sqlite3.Connection) -> Claim:
-            stored = _get(con, [request.key])
-            if stored:
-                return Claim("stored", stored[request.key])
-            if not self._free(con, request.key):
-                return Claim("busy")
-            spent, reserved = _spent(con, budget.scope), _reserved(con, budget.scope)
-            if not budget.admits(worst, spent, reserved):
-                self._reap(con, budget.scope)
-                spent, reserved = _spent(con, budget.scope), _reserved(con, budget.scope)
-                if not budget.admits(worst, spent, reserved):
-                    return Claim("full", None, spent, reserved)
-            con.execute(
-                "INSERT INTO claims (key, owner, host, pid, expires_at, scope, usd, tokens) VALUES (?,?,?,?,?,?,?,?)",
-                (request.key, *holder, time.time() + LEASE_S, budget.scope, worst.usd, worst.tokens),
-            )
-            return Claim("granted", None, spent, reserved + worst)
+    def put(self, bought: Sequence[Bought], scope: str, holder: Holder | None = None) -> list[Exchange]:
+        """Keep answers and book their cost; gives the answers that now stand in the store."""
+        return self.clerk.submit(lambda con: kept(con, bought, scope, holder or self.me), writes=True).result()
 
-        return self._clerk.submit(work, writes=True)
-
-    def put(self, request: Request, exchange: Exchange, scope: str) -> Future[Exchange]:
-        """Keep an answer and book its cost; resolves after the commit with the answer that now stands in the store."""
-        row = {name: getattr(exchange, name) for name in COLUMNS}
-        row["messages"] = json.dumps([dict(m) for m in request.messages], ensure_ascii=False)
-        row["sampling"] = canonical_json(asdict(request.sampling))
-        cost = Cost(exchange.usd, exchange.prompt_tokens + exchange.completion_tokens)
-
-        def work(con: sqlite3.Connection) -> Exchange:
-            new = con.execute(_PUT, row).rowcount == 1
-            _book(con, scope, request.key, "answer", cost)
-            con.execute("DELETE FROM claims WHERE owner = ? AND key = ?", (self._owner, request.key))
-            # Another process may have bought it after our lease ran out: both are paid, the first one stands.
-            return exchange if new else _get(con, [request.key])[request.key]
-
-        return self._clerk.submit(work, writes=True)
-
-    def release(self, key: str, presumed: bool) -> Future[None]:
-        """Give up a claim; `presumed`: the endpoint may have charged for it, so its worst case counts as spent."""
-
-        def work(con: sqlite3.Connection) -> None:
-            if presumed:
-                _presume(con, con.execute(f"{_OWNED} AND key = ?", (self._owner, key)).fetchall())
-            else:
-                con.execute("DELETE FROM claims WHERE owner = ? AND key = ?", (self._owner, key))
-
-        return self._clerk.submit(work, writes=True)
-
-    def mark(self, key: str, fault: str | None) -> Future[None]:
-        """Record the fault that the caller's check found in a stored answer (None: none any more)."""
-
-        def work(con: sqlite3.Connection) -> None:
-            con.execute("UPDATE exchanges SET fault = ? WHERE key = ?", (fault, key))
-
-        return self._clerk.submit(work, writes=True)
-
-    def get_many(self, keys: Iterable[str]) -> dict[str, Exchange]:
-        """The stored answers among `keys`, by key."""
+    def release(self, keys: Iterable[str], presumed: bool, holder: Holder | None = None) -> None:
+        """Give up claims; `presumed`: the endpoint may have charged for them, so the worst case counts as spent."""
         wanted = list(keys)
-        return self._clerk.submit(lambda con: _get(con, wanted), writes=False).result()
+        self.clerk.submit(lambda con: released(con, wanted, presumed, holder or self.me), writes=True).result()
 
-    def has(self, keys: Iterable[str]) -> set[str]:
-        """Which of `keys` are stored."""
-        wanted = json.dumps(list(keys))
-        sql = "SELECT e.key FROM json_each(?) AS k JOIN exchanges AS e ON e.key = k.value"
-        return self._clerk.submit(lambda con: {key for (key,) in con.execute(sql, (wanted,))}, writes=False).result()
+    def ask_again(self, requests: Iterable[Request]) -> int:
+        """Ask these requests in their next generation from now on; gives how many. Their old answers stay."""
+        rows = [(replace(request, generation=0).key, request.generation + 1) for request in requests]
+        self.clerk.submit(lambda con: con.executemany(_ASK_AGAIN, rows), writes=True).result()
+        return len(rows)
 
-    def records(self, keys: Iterable[str]) -> Iterator[Record]:
-        """The answers to `keys` and the repair turns that followed them, each with its question."""
-        source = iter(dict.fromkeys(keys))
-        seen: set[str] = set()
-        while chunk := list(islice(source, 200)):
-            wanted = json.dumps(chunk)
-            rows = self._clerk.submit(
-                lambda con, wanted=wanted: con.execute(_RECORDS, (wanted, wanted)).fetchall(),  # type: ignore[misc]
-                writes=False,
-            ).result()
-            for row in rows:
-                # A key asked for may itself be the repair of another.
-                if row[_KEY] in seen:
-                    continue
-                seen.add(row[_KEY])
-                exchange = Exchange(**dict(zip(COLUMNS, row, strict=False)), from_store=True)
-                yield Record(exchange, tuple(json.loads(row[-2])), json.loads(row[-1]))
+    def times_asked_again(self) -> int:
+        """A number that grows with every `ask_again`: whoever keeps results of this store compares it."""
+        sql = "SELECT coalesce(sum(generation), 0) FROM asked_again"
+        return int(self.clerk.submit(lambda con: con.execute(sql).fetchone()[0], writes=False).result())
+
+    def usual(self, model: str) -> Usual | None:
+        """How answers of a model have been so far; None where none is stored."""
+        bound = (model, float(ASSUMED_TOKENS_PER_S))
+        row = self.clerk.submit(lambda con: con.execute(_USUAL, bound).fetchone(), writes=False).result()
+        return Usual(*row) if row[0] else None
 
     def spent(self, scope: str) -> Cost:
         """What was spent under a budget's scope, charges that are only presumed included."""
-        return self._clerk.submit(lambda con: _spent(con, scope), writes=False).result()
+        return self.clerk.submit(lambda con: _sums(con, scope)[0], writes=False).result()
 
     def reserved(self, scope: str) -> Cost:
         """What is reserved for requests in flight, in every process."""
-        return self._clerk.submit(lambda con: _reserved(con, scope), writes=False).result()
+        return self.clerk.submit(lambda con: _sums(con, scope)[1], writes=False).result()
 
-    def _free(self, con: sqlite3.Connection, key: str) -> bool:
-        """Whether nobody alive claims `key`; the claim of somebody dead is settled."""
-        rival = con.execute("SELECT key, scope, usd, tokens, host, pid, expires_at FROM claims WHERE key = ?", (key,))
-        row = rival.fetchone()
-        if row is None:
-            return True
-        if self._alive(*row[4:]):
-            return False
-        _presume(con, [row[:4]])
-        return True
+    def claimed(self, con: sqlite3.Connection, wishes: Sequence[Wish], budget: Budget, holder: Holder) -> list[Claim]:
+        """The work of `claim`."""
+        keys = json.dumps([request.key for request, _ in wishes])
+        stored = {row[1]: row for row in con.execute(GET, (keys,))}
+        busy = set()
+        for row in con.execute(_RIVALS, (keys,)).fetchall():
+            if self.alive(*row[4:]):
+                busy.add(row[0])
+            else:
+                _presume(con, [row[:4]])
+        spent, reserved = _sums(con, budget.scope)
+        reaped = False
+        claims, rows, mine = [], [], NOTHING
+        for request, worst in wishes:
+            if request.key in stored:
+                exchange = Exchange(*(*stored[request.key], True))
+                claims.append(Claim("stored", exchange, spent, reserved + mine))
+                continue
+            if request.key in busy:
+                claims.append(Claim("busy", None, spent, reserved + mine))
+                continue
+            fits = budget.admits(worst, spent, reserved + mine)
+            if not fits and not reaped:
+                self._reap(con, budget.scope)
+                spent, reserved = _sums(con, budget.scope)
+                reaped, fits = True, budget.admits(worst, spent, reserved + mine)
+            if not fits:
+                claims.append(Claim("full", None, spent, reserved + mine))
+                continue
+            busy.add(request.key)
+            mine += worst
+            until = time.time() + holder.lease_s
+            rows.append((request.key, holder.owner, holder.host, holder.pid, until, budget.scope, *worst))
+            claims.append(Claim("granted", None, spent, reserved + mine))
+        if rows:
+            insert(con, _CLAIM, rows)
+            con.execute(_RESERVE, (budget.scope, *mine))
+        return claims
 
     def _reap(self, con: sqlite3.Connection, scope: str) -> None:
         """Turn the reservations of dead processes in a scope into presumed spending."""
         sql = "SELECT key, scope, usd, tokens, host, pid, expires_at FROM claims WHERE scope = ?"
-        _presume(con, [row[:4] for row in con.execute(sql, (scope,)).fetchall() if not self._alive(*row[4:])])
+        _presume(con, [row[:4] for row in con.execute(sql, (scope,)).fetchall() if not self.alive(*row[4:])])
 
-    def _alive(self, host: str, pid: int, expires_at: float) -> bool:
+    def alive(self, host: str, pid: int, expires_at: float) -> bool:
+        """Whether whoever holds a lease still does: it is not over, and a process of this host is running."""
         if expires_at < time.time():
             return False
-        if host != self._host:
+        if host != self.me.host:
             return True
         try:
             os.kill(pid, 0)
@@ -225,8 +247,14 @@ class ExchangeStore:
             return True
         return True
 
+    def _leave(self, con: sqlite3.Connection) -> None:
+        _presume(con, con.execute(_OWNED, (self.me.owner,)).fetchall())
+        con.execute(_LEAVE_SENDING, (self.me.owner,))
+
     def _renew(self, con: sqlite3.Connection) -> None:
-        con.execute("UPDATE claims SET expires_at = ? WHERE owner = ?", (time.time() + LEASE_S, self._owner))
+        until = time.time() + LEASE_S
+        con.execute(_RENEW, (until, self.me.owner))
+        con.execute(_RENEW_SENDING, (until, self.me.owner))
 
 
 def now() -> str:
@@ -234,38 +262,92 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def _get(con: sqlite3.Connection, keys: list[str]) -> dict[str, Exchange]:
-    found = {}
-    for row in con.execute(_GET, (json.dumps(keys),)):
-        exchange = Exchange(**dict(zip(COLUMNS, row, strict=True)), from_store=True)
-        found[exchange.key] = exchange
-    return found
+def found(con: sqlite3.Connection, requests: Sequence[Request]) -> list[Found]:
+    """The work of `look_up`."""
+    keys = json.dumps([request.key for request in requests])
+    again = dict(con.execute(_GENERATIONS, (keys,)))
+    asked: Sequence[Request] = requests
+    if again:
+        asked = [replace(r, generation=again[r.key]) if r.key in again else r for r in requests]
+        keys = json.dumps([request.key for request in asked])
+    rows = {row[1]: row for row in con.execute(GET, (keys,))}
+    return [(r, Exchange(*(r.id, *row[1:], True)) if (row := rows.get(r.key)) else None) for r in asked]
 
 
-def _spent(con: sqlite3.Connection, scope: str) -> Cost:
-    row = con.execute("SELECT usd, tokens FROM totals WHERE scope = ?", (scope,)).fetchone()
-    return Cost(*row) if row else NOTHING
+def kept(con: sqlite3.Connection, bought: Sequence[Bought], scope: str, holder: Holder) -> list[Exchange]:
+    """The work of `put`."""
+    stand = [exchange for _, exchange in bought]
+    texts = [
+        (request.messages_json.decode("utf-8", "replace"), request.sampling.json.decode()) for request, _ in bought
+    ]
+    if keep(con, stand, texts, scope) < len(bought):
+        # Another process bought some after our lease ran out: both are paid, the first one stands.
+        keys = json.dumps([request.key for request, _ in bought])
+        first = {row[1]: Exchange(*(*row, True)) for row in con.execute(GET, (keys,))}
+        stand = [first[exchange.key] for exchange in stand]
+    released(con, [request.key for request, _ in bought], False, holder)
+    return stand
 
 
-def _reserved(con: sqlite3.Connection, scope: str) -> Cost:
-    sql = "SELECT coalesce(sum(usd), 0.0), coalesce(sum(tokens), 0) FROM claims WHERE scope = ?"
-    return Cost(*con.execute(sql, (scope,)).fetchone())
+def keep(con: sqlite3.Connection, exchanges: Sequence[Exchange], texts: Sequence[tuple[str, str]], scope: str) -> int:
+    """Insert answers with the JSON of their messages and sampling, and book what they cost; gives how many are new."""
+    rows = [(*_VALUES(exchange), *text) for exchange, text in zip(exchanges, texts, strict=True)]
+    new = insert(con, _KEEP, rows)
+    costs = [Cost(e.usd, e.prompt_tokens + e.completion_tokens) for e in exchanges]
+    insert(con, _SPEND, [(e.created_at, scope, e.key, "answer", *c) for e, c in zip(exchanges, costs, strict=True)])
+    con.execute(_ADD_TOTAL, (scope, sum(c.usd for c in costs), sum(c.tokens for c in costs)))
+    return new
 
 
-def _presume(con: sqlite3.Connection, claims: list[tuple[str, str, float, int]]) -> None:
+def released(con: sqlite3.Connection, keys: Sequence[str], presumed: bool, holder: Holder) -> None:
+    """The work of `release`."""
+    text = con.execute(_MINE, (holder.owner, json.dumps(keys))).fetchone()[0]
+    _end(con, [(key, scope, usd, tokens) for key, scope, usd, tokens in json.loads(text)], presumed)
+
+
+def mark(con: sqlite3.Connection, key: str, fault: str | None) -> None:
+    """Record the fault that the caller's check found in a stored answer (None: none any more)."""
+    con.execute("UPDATE exchanges SET fault = ? WHERE key = ?", (fault, key))
+
+
+def insert(con: sqlite3.Connection, table: tuple[str, tuple[str, ...]], rows: Sequence[Sequence[Any]]) -> int:
+    """Insert rows, skipping keys that are there, by one statement a few dozen rows; gives how many are new.
+
+    A statement a row would hand the interpreter's lock to and fro for each, and wait for the event loop every time.
+    """
+    new = 0
+    for start in range(0, len(rows), 64):
+        some = rows[start : start + 64]
+        new += con.execute(_insert(*table, len(some)), [value for row in some for value in row]).rowcount
+    return new
+
+
+@lru_cache(maxsize=256)
+def _insert(table: str, columns: tuple[str, ...], rows: int) -> str:
+    marks = f"({', '.join('?' * len(columns))})"
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([marks] * rows)} ON CONFLICT DO NOTHING"
+
+
+def _presume(con: sqlite3.Connection, claims: Sequence[Held]) -> None:
     """End claims whose outcome is unknown: they may have been charged, so their worst case counts as spent."""
-    for key, scope, usd, tokens in claims:
-        _book(con, scope, key, "presumed", Cost(usd, tokens))
-        con.execute("DELETE FROM claims WHERE key = ?", (key,))
+    _end(con, claims, presumed=True)
 
 
-def _book(con: sqlite3.Connection, scope: str, key: str, kind: str, cost: Cost) -> None:
-    con.execute(
-        "INSERT INTO spend (at, scope, key, kind, usd, tokens) VALUES (?,?,?,?,?,?)",
-        (now(), scope, key, kind, cost.usd, cost.tokens),
-    )
-    con.execute(
-        "INSERT INTO totals (scope, usd, tokens) VALUES (?,?,?) "
-        "ON CONFLICT (scope) DO UPDATE SET usd = usd + excluded.usd, tokens = tokens + excluded.tokens",
-        (scope, cost.usd, cost.tokens),
-    )
+def _end(con: sqlite3.Connection, claims: Sequence[Held], presumed: bool) -> None:
+    if not claims:
+        return
+    con.execute(_DROP, (json.dumps([key for key, *_ in claims]),))
+    sums: dict[str, Cost] = {}
+    for _, scope, usd, tokens in claims:
+        sums[scope] = sums.get(scope, NOTHING) + Cost(usd, tokens)
+    for scope, cost in sums.items():
+        con.execute(_UNRESERVE, (*cost, scope))
+        if presumed:
+            con.execute(_ADD_TOTAL, (scope, *cost))
+    if presumed:
+        insert(con, _SPEND, [(now(), scope, key, "presumed", usd, tokens) for key, scope, usd, tokens in claims])
+
+
+def _sums(con: sqlite3.Connection, scope: str) -> tuple[Cost, Cost]:
+    row = con.execute(_SUMS, (scope,)).fetchone()
+    return (Cost(*row[:2]), Cost(*row[2:])) if row else (NOTHING, NOTHING)

@@ -92,14 +92,15 @@ def describe_list_fault(text: str, count: int) -> str | None:
     if not _LIST.fullmatch(text):
         return "the reply must hold the identifiers alone, in the form [2] > [1] > [3]"
     numbers = [int(number) for number in _NUMBER.findall(text)]
+    if sorted(numbers) == list(range(1, count + 1)):
+        return None
     unknown = sorted({number for number in numbers if not 1 <= number <= count})
     if unknown:
         return f"there is no passage {_join(unknown)}; the identifiers run from [1] to [{count}]"
     repeated = sorted({number for number in numbers if numbers.count(number) > 1})
     if repeated:
         return f"{_join(repeated)} stands more than once"
-    missing = sorted(set(range(1, count + 1)) - set(numbers))
-    return f"{_join(missing)} is missing" if missing else None
+    return f"{_join(sorted(set(range(1, count + 1)) - set(numbers)))} is missing"
 
 
 def describe_ids_fault(text: str, count: int) -> str | None:

@@ -136,7 +136,7 @@ def _sources() -> Iterator[Finding]:
 
 
 def _teacher() -> Iterator[Finding]:
-    from flows.campaign import STAND_IN
+    from flows.teacher import STAND_IN
     from rankmill.settings import Settings, SettingsError
 
     try:

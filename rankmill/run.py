@@ -39,14 +39,14 @@ def run_graph(settings: Settings, recipes: Sequence[str], console: Console) -> N
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     from assets.console import PROGRESS
     from assets.definitions import defs
-    from assets.resources import Factory, registry_of
+    from assets.resources import Factory
 
     progress = RunProgress(console)
     logger = logging.getLogger(PROGRESS)
     logger.addHandler(progress)
     # Definitions are loaded once a process; the home and profile of this very run come with it.
     factory = Factory(profile=settings.profile_name, home=str(settings.home))
-    active = [entry.domain for entry in registry_of(settings).active()]
+    active = [entry.domain for entry in settings.registry.active()]
     try:
         with dg.DagsterInstance.get() as instance:
             _end_dead_runs(instance)

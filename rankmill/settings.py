@@ -16,10 +16,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from flows.campaign import STAND_IN, TeacherSettings
-from flows.labelling import LabelSettings
+from flows.campaign import Home
+from flows.questions import LabelSettings
+from flows.teacher import STAND_IN, VLLM, TeacherSettings
 from training.recipes import Recipe, load_recipe, merge
 from warehouse.curation import ReleaseSettings
+from warehouse.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = {
@@ -123,6 +125,16 @@ class Settings(BaseSettings):
         return self.home / "exchanges.sqlite"
 
     @property
+    def registry(self) -> Registry:
+        """The sources of this home."""
+        return Registry(self.home / "sources.yaml", ROOT / "seed")
+
+    @property
+    def campaign_home(self) -> Home:
+        """Where label campaigns keep answers, logs, and Prefect's results where a server is named."""
+        return Home(self.store_path, self.home / "logs", self.home / "prefect" if self.prefect_api_url else None)
+
+    @property
     def models(self) -> Path:
         """Where checkpoints and reranking runs are written."""
         return self.home / "models"
@@ -147,7 +159,7 @@ class Settings(BaseSettings):
 
     def _with_environment(self, profile: Profile) -> Profile:
         teacher = profile.teacher
-        if teacher.base_url == STAND_IN:
+        if teacher.base_url in (STAND_IN, VLLM):  # both run on this machine and cost nothing
             return profile
         given = {
             "base_url": self.base_url or teacher.base_url,

@@ -19,7 +19,7 @@ from ranking.prompts import load_template
 from training.examples import RankingExample
 from training.jobs import LeftOut, RlJob, SftJob, TrainResult
 from training.recipes import SEAMS, Recipe
-from training.student import best_device, save_student
+from training.student import arithmetic, best_device, save_student
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "safetensors")
 
@@ -49,13 +49,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
 
 
-def hardware() -> str:
-    """The device that did the work."""
+def hardware(dtype: str) -> str:
+    """The device that did the work, and what it computed in where `dtype` was asked for."""
     import torch
 
     if best_device() == "cuda":
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {arithmetic(dtype)}"
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, {arithmetic(dtype)}"
 
 
 def write_checkpoint(
@@ -84,7 +84,7 @@ def write_checkpoint(
         seed=job.seed,
         seconds=time.time() - started,
         versions=versions(),
-        hardware=hardware(),
+        hardware=hardware(job.recipe.model.inference_dtype),
         weights_sha256=weights,
         rows_used=len(examples),
         rows_left_out=tuple(left_out),

@@ -101,13 +101,13 @@ def _config(objective: CrossEntropy, model: Student, part: Path, seed: int) -> A
 
 def common(model: Student, part: Path, seed: int) -> dict[str, Any]:
     """Trainer settings that every stage shares: precision, device, seeds, and no files but our own."""
-    from training.student import best_device
+    from training.student import arithmetic, best_device
 
     cpu = best_device() == "cpu"
     return {
         "output_dir": str(part),
         "use_cpu": cpu,
-        "bf16": model.bf16,
+        "bf16": model.bf16 and arithmetic("bfloat16") == "bfloat16",
         "fp16": False,
         "gradient_checkpointing": model.gradient_checkpointing,
         "dataloader_pin_memory": not cpu,

@@ -43,13 +43,16 @@ def load_tokenizer(source: Path | str) -> Any:
 
 
 def load_student(source: Path | str, device: str = "auto", dtype: str = "float32") -> Any:
-    """A causal language model in evaluation mode on `device` (auto: the accelerator if there is one, else the CPU)."""
+    """A causal language model in evaluation mode on `device` (auto: the accelerator if there is one, else the CPU).
+
+    See `arithmetic` for what becomes of `dtype` on this machine.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
+            source, dtype=getattr(torch, arithmetic(dtype)), trust_remote_code=False, use_safetensors=True
         )
     except OSError as error:
         raise StudentError(
@@ -64,6 +67,18 @@ def best_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def arithmetic(dtype: str) -> str:
+    """`dtype`, or `float32` where it is bfloat16 and this machine only emulates it.
+
+    Without AVX-512 or AMX one SFT step of the offline profile took 263 s in emulated bf16, and 12 s in fp32.
+    """
+    import torch
+
+    if dtype != "bfloat16" or best_device() == "cuda":
+        return dtype
+    return dtype if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
 
 
 def save_student(model: Any, tokenizer: Any, folder: Path) -> str:

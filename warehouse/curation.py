@@ -18,7 +18,10 @@ STAGE = "training_set"
 ROW_CONTENT = (
     "domain", "qid", "query", "docids", "passages", "final_order", "relevant", "reasoning", "ranking_id",
     "exchange_key", "prompt_sha256", "judge", "consistency", "source", "license", "passage_licenses", "url",
+    "agreement",
 )  # fmt: skip
+# Not in the first schema: it names no row, and where it is null it is no part of a release's hash.
+LATER = ("agreement",)
 
 
 class ReleaseSettings(BaseModel):
@@ -155,7 +158,7 @@ def split_of(domain: str, qid: str, settings: ReleaseSettings) -> str:
 
 
 def _row_id(row: dict) -> str:
-    return canonical_sha256({name: row[name] for name in ROW_CONTENT})[:24]
+    return canonical_sha256({name: row[name] for name in ROW_CONTENT if name not in LATER})[:24]
 
 
 ROW_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -164,5 +167,5 @@ ROW_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "final_order": pl.List(pl.Int64), "relevant": pl.List(pl.Int64), "reasoning": pl.String,
     "ranking_id": pl.String, "exchange_key": pl.String, "prompt_sha256": pl.String, "judge": pl.String,
     "consistency": pl.Float64, "source": pl.String, "license": pl.String,
-    "passage_licenses": pl.List(pl.String), "url": pl.String,
+    "passage_licenses": pl.List(pl.String), "url": pl.String, "agreement": pl.Float64,
 }  # fmt: skip

@@ -4,6 +4,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import polars as pl
+
 BLUE, ORANGE, GREY = "#2f6f9f", "#d9822b", "#9aa5b1"
 STAGE_COLOURS = {"bm25": GREY, "base": "#c9b458", "sft": BLUE, "rl": ORANGE}
 
@@ -14,6 +16,17 @@ def histogram(values: Sequence[float], threshold: float, label: str) -> bytes:
     axes.hist(values, bins=20, range=(0, 1), color=BLUE)
     axes.axvline(threshold, color=ORANGE, linestyle="--", label=f"threshold {threshold:g}")
     axes.set_xlabel(label)
+    axes.set_ylabel("rankings")
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def positions(picked: pl.DataFrame) -> bytes:
+    """Where top picks stood in the shown lists, beside what chance gives: `picked` has position, lists, expected."""
+    figure, axes = _figure(6.4, 2.4)
+    axes.bar(picked["position"], picked["lists"], color=BLUE)
+    axes.plot(picked["position"], picked["expected"], color=ORANGE, linestyle="--", label="by chance")
+    axes.set_xlabel("place of the top pick in the shown list")
     axes.set_ylabel("rankings")
     axes.legend(frameon=False)
     return _png(figure)

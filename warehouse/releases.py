@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from warehouse.curation import ROW_SCHEMA
+from warehouse.curation import LATER, ROW_SCHEMA
 from warehouse.lake import Append, Lake, content_sha256, now
 
 
@@ -20,8 +20,13 @@ class UnknownRelease(LookupError):
 
 
 def release_sha256(rows: pl.DataFrame) -> str:
-    """The content hash of curated rows: every column but `release`, in row_id order."""
-    return content_sha256(rows.select([name for name in ROW_SCHEMA if name != "release"]), ["row_id"])
+    """The content hash of curated rows: every column but `release`, in row_id order.
+
+    A column of LATER that holds nothing counts as absent: a release made before it came keeps its name.
+    """
+    columns = [name for name in ROW_SCHEMA if name != "release"]
+    held = [name for name in columns if name not in LATER or rows[name].null_count() < rows.height]
+    return content_sha256(rows.select(held), ["row_id"])
 
 
 def release_writes(

@@ -6,30 +6,25 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import polars as pl
 import pytest
 from pydantic import SecretStr
 
-from flows.campaign import EXCHANGE_SCHEMA, TeacherSettings, label
-from flows.labelling import (
-    LabelSettings,
-    Pool,
-    Question,
-    mining_questions,
-    ranking_questions,
-    read_mining,
-    read_rankings,
-)
+from flows.answers import read_mining, read_rankings
+from flows.campaign import EXCHANGE_SCHEMA, Home, Label, label
+from flows.questions import LabelSettings, Pool, Question, mining_questions, ranking_questions
+from flows.teacher import TeacherSettings
+from inference.archive import records
 from inference.budget import Budget, BudgetExceeded
 from inference.endpoint import Endpoint, EndpointRefused
 from inference.engine import Engine, ask_all
 from inference.exchange import Exchange
 from inference.pace import PaceSettings
 from inference.prices import Price, Prices
-from inference.standin import Faults, running_standin
+from inference.standin import running_standin
+from inference.standin_faults import Faults
 from inference.store import ExchangeStore
 
 KEY = "sk-9f8e7d6c5b4a-very-secret"
@@ -40,6 +35,15 @@ TEXTS = {
     "d3": "A cell is the smallest unit of life.",
 }
 DEAR = Price(input=1e6, cached=1e6, output=1e6, source="a dollar a token makes budgets easy to read")
+
+
+def at(folder: Path) -> Home:
+    return Home(folder / "x.sqlite", folder / "logs")
+
+
+def paid(bought: Label) -> tuple[int, int]:
+    """Answers bought, and questions answered from the store."""
+    return bought.progress.answers, bought.progress.stored
 
 
 def pools(count: int) -> list[Pool]:
@@ -60,13 +64,13 @@ def ranking(count: int) -> list[Question]:
 
 def test_the_stand_in_s_answers_become_judgements_and_rankings(tmp_path: Path) -> None:
     asked = mining(3)
-    bought = label("mine", asked, TeacherSettings(), tmp_path / "x.sqlite", "math")
+    bought = label("mine", asked, TeacherSettings(), at(tmp_path), "math")
     mined = read_mining(asked, bought.outcomes, "math", "mined_judgements")
     assert mined.rows.filter(pl.col("role") == "positive")["docid"].unique().to_list() == ["d0"]
-    assert bought.calls == len(asked) == bought.exchanges.height
+    assert bought.progress.answers == len(asked) == bought.exchanges.height
     lists = ranking(3)
     ranked = read_rankings(
-        lists, label("rank", lists, TeacherSettings(), tmp_path / "x.sqlite", "math").outcomes, "math", "human", "s"
+        lists, label("rank", lists, TeacherSettings(), at(tmp_path), "math").outcomes, "math", "human", "s"
     )
     assert ranked.rejections.is_empty()
     assert ranked.rows["judge"].unique().to_list() == ["stand-in-teacher"]
@@ -80,15 +84,16 @@ def test_a_second_call_buys_nothing_and_brings_the_same(tmp_path: Path) -> None:
     asked = ranking(12)
     with running_standin(Faults(rate_garbage=0.4, rate_500=0.1)) as server:
         teacher = TeacherSettings(base_url=server.base_url)
-        first = label("rank", asked, teacher, tmp_path / "x.sqlite", "math")
-        paid = server.counts["answered"]
-        again = label("rank", asked, teacher, tmp_path / "x.sqlite", "math")
-        assert server.counts["answered"] == paid
+        first = label("rank", asked, teacher, at(tmp_path), "math")
+        answered = server.counts["answered"]
+        again = label("rank", asked, teacher, at(tmp_path), "math")
+        assert server.counts["answered"] == answered
     repairs = first.exchanges.height - len(asked)
     # Garbage was answered, so that repair turns are among what must not be bought again.
     assert repairs > 0
-    assert (first.calls, first.stored) == (paid, 0) == (len(asked) + repairs, 0)
-    assert again.figures == {"calls": 0, "cache_hits": paid, "tokens": 0, "usd": 0.0, "unanswered": 0}
+    assert paid(first) == (answered, 0) == (len(asked) + repairs, 0)
+    assert paid(again) == (0, len(asked))
+    assert {again.figures[name] for name in ("calls", "answers", "tokens", "usd", "unanswered")} == {0}
     assert again.exchanges.equals(first.exchanges)
     for domain in ("math", "other"):
         made = [read_rankings(asked, bought.outcomes, domain, "human", "s") for bought in (first, again)]
@@ -97,9 +102,9 @@ def test_a_second_call_buys_nothing_and_brings_the_same(tmp_path: Path) -> None:
 
 
 def test_only_what_is_missing_is_bought_when_questions_are_added(tmp_path: Path) -> None:
-    label("rank", ranking(4), TeacherSettings(), tmp_path / "x.sqlite", "math")
-    more = label("rank", ranking(7), TeacherSettings(), tmp_path / "x.sqlite", "math")
-    assert (more.calls, more.stored, more.exchanges.height) == (3, 4, 7)
+    label("rank", ranking(4), TeacherSettings(), at(tmp_path), "math")
+    more = label("rank", ranking(7), TeacherSettings(), at(tmp_path), "math")
+    assert (*paid(more), more.exchanges.height) == (3, 4, 7)
 
 
 def test_an_answer_that_still_wants_its_repair_turn_gets_one(tmp_path: Path) -> None:
@@ -109,15 +114,15 @@ def test_an_answer_that_still_wants_its_repair_turn_gets_one(tmp_path: Path) -> 
         endpoint = Endpoint(base_url=server.base_url, api_key=SecretStr("none"))
         engine = Engine(endpoint, store, Budget(), Prices.load(), PaceSettings())
         ask_all(engine, [question.request for question in asked])
-    bought = label("rank", asked, TeacherSettings(), tmp_path / "x.sqlite", "math")
-    assert (bought.calls, bought.stored) == (3, 3)
+    bought = label("rank", asked, TeacherSettings(), at(tmp_path), "math")
+    assert bought.progress.answers == 3 and bought.exchanges.height == 6
     assert all(isinstance(outcome, Exchange) and outcome.repaired for outcome in bought.outcomes)
     assert read_rankings(asked, bought.outcomes, "math", "human", "s").rows.height == 3
 
 
 def test_exchange_rows_are_whole_and_name_question_prompt_and_price(tmp_path: Path) -> None:
     asked = mining(4)
-    rows = label("mine", asked, TeacherSettings(price=DEAR), tmp_path / "x.sqlite", "math").exchanges
+    rows = label("mine", asked, TeacherSettings(price=DEAR), at(tmp_path), "math").exchanges
     assert dict(rows.schema) == dict(EXCHANGE_SCHEMA)
     assert rows["key"].n_unique() == rows.height == len(asked)
     by_key = {question.request.key: question for question in asked}
@@ -133,10 +138,10 @@ def test_no_row_file_or_message_holds_the_key(tmp_path: Path) -> None:
     asked, told = mining(4), list[str]()
     with running_standin(Faults(rate_garbage=0.5), api_key=KEY) as server:
         teacher = TeacherSettings(base_url=server.base_url, api_key=SecretStr(KEY))
-        bought = label("mine", asked, teacher, tmp_path / "x.sqlite", "math", told.append)
+        bought = label("mine", asked, teacher, at(tmp_path), "math", told.append)
         with pytest.raises(EndpointRefused) as refused:
             wrong = TeacherSettings(base_url=server.base_url, api_key=SecretStr(KEY[::-1]))
-            label("mine", mining(5), wrong, tmp_path / "x.sqlite", "math", told.append)
+            label("mine", mining(5), wrong, at(tmp_path), "math", told.append)
     assert told
     places = [bought.exchanges.write_json(), repr(bought), repr(teacher), teacher.model_dump_json(), str(told)]
     places += [str(refused.value), repr(refused.value)]
@@ -147,56 +152,59 @@ def test_no_row_file_or_message_holds_the_key(tmp_path: Path) -> None:
 
 def test_a_budget_stops_the_campaign_and_everything_bought_is_kept(tmp_path: Path) -> None:
     asked = ranking(30)
-    poor = TeacherSettings(price=DEAR, budget_usd=4000.0, max_tokens=400, max_in_flight=4)
+    poor = TeacherSettings(price=DEAR, budget_usd=4000.0, max_tokens=400, pace=PaceSettings(max_in_flight=4))
     with running_standin() as server:
         poor = poor.model_copy(update={"base_url": server.base_url})
         with pytest.raises(BudgetExceeded, match=r"stopped at \$[\d,.]+ of \$4,000\.00 after \d+ of 30 requests; all"):
-            label("teacher_rankings math", asked, poor, tmp_path / "x.sqlite", "math")
+            label("teacher_rankings math", asked, poor, at(tmp_path), "math")
         bought = server.counts["answered"]
         assert 0 < bought < 30
         with ExchangeStore(tmp_path / "x.sqlite") as store:
-            assert len(store.has(question.request.key for question in asked)) == bought
+            assert len(list(records(store, (question.request.key for question in asked)))) == bought
             assert 0 < store.spent("all").usd <= 4000
         rich = poor.model_copy(update={"budget_usd": 1e9})
-        rest = label("teacher_rankings math", asked, rich, tmp_path / "x.sqlite", "math")
-        assert (rest.calls, rest.stored, server.counts["answered"]) == (30 - bought, bought, 30)
+        rest = label("teacher_rankings math", asked, rich, at(tmp_path), "math")
+        assert (*paid(rest), server.counts["answered"]) == (30 - bought, bought, 30)
 
 
 def test_no_questions_are_answered_with_nothing(tmp_path: Path) -> None:
-    bought = label("mine", [], TeacherSettings(), tmp_path / "x.sqlite", "math")
-    assert (bought.outcomes, bought.exchanges.height, bought.calls) == ((), 0, 0)
+    bought = label("mine", [], TeacherSettings(), at(tmp_path), "math")
+    assert (bought.outcomes, bought.exchanges.height, bought.progress.calls) == ((), 0, 0)
     assert dict(bought.exchanges.schema) == dict(EXCHANGE_SCHEMA)
 
 
 FLOW = """
 import sys, time, pathlib
 sys.path.insert(0, sys.argv[1])
-from test_campaign import DEAR, TeacherSettings, label, ranking
+from test_campaign import DEAR, Home, TeacherSettings, label, paid, ranking
 from inference.budget import BudgetExceeded
-store, asked = pathlib.Path(sys.argv[2]), ranking(3)
+folder, asked = pathlib.Path(sys.argv[2]), ranking(1000)
+home = Home(folder / "x.sqlite", folder / "logs", folder / "results")
 try:
-    label("rank math", asked, TeacherSettings(price=DEAR, budget_usd=1.0), store, "math", flow_server=True)
+    label("rank math", asked, TeacherSettings(price=DEAR, budget_usd=1.0), home, "math")
 except BudgetExceeded as error:
     print(f"STOPPED {error}")
-bought = label("rank math", asked, TeacherSettings(), store, "math", flow_server=True)
-print("BOUGHT", bought.calls, bought.stored)
+bought = label("rank math", asked, TeacherSettings(), home, "math")
+print("BOUGHT", *paid(bought))
 started = time.monotonic()
-again = label("rank math", asked, TeacherSettings(), store, "math", flow_server=True)
-print("AGAIN", again.calls, again.stored, time.monotonic() - started < 2)
+again = label("rank math", asked, TeacherSettings(), home, "math")
+print("AGAIN", *paid(again), time.monotonic() - started < 2)
 """
 
 
 def test_under_prefect_a_spent_budget_is_not_retried_and_stored_answers_need_no_flow(tmp_path: Path) -> None:
     here = str(Path(__file__).parent)
     quiet = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    started = time.monotonic()
     ended = subprocess.run(
-        [sys.executable, "-c", FLOW, here, str(tmp_path / "x.sqlite")],
+        [sys.executable, "-c", FLOW, here, str(tmp_path)],
         env={**os.environ, **quiet}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-3000:]
     said = [line for line in ended.stdout.splitlines() if line.split(" ")[0] in ("STOPPED", "BOUGHT", "AGAIN")]
-    assert said[0].startswith("STOPPED stopped at $0.00 of $1.00 after 0 of 3 requests")
-    assert said[1:] == ["BOUGHT 3 0", "AGAIN 0 3 True"]
-    assert "Retry" not in ended.stderr, time.monotonic() - started
+    assert said[0].startswith("STOPPED stopped at $0.00 of $1.00 after 0 of 1,000 requests")
+    assert said[1:] == ["BOUGHT 1000 0", "AGAIN 0 1000 True"]
+    assert "Retry" not in ended.stderr
     assert "label-chunk" in ended.stderr
+    kept = {file.name: json.loads(file.read_text("utf-8")) for file in (tmp_path / "results").iterdir()}
+    chunks = {name.rsplit("-", 1)[1]: json.loads(record["result"]) for name, record in kept.items() if "-" in name}
+    assert {first: told["questions"] for first, told in chunks.items()} == {"0": 400, "400": 400, "800": 200}

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.labelling import (
-    JUDGEMENT_SCHEMA,
+from flows.answers import JUDGEMENT_SCHEMA, read_mining, read_rankings
+from flows.questions import (
     MINING,
     JudgedBy,
     LabelSettings,
@@ -23,8 +23,6 @@ from flows.labelling import (
     mining_questions,
     pools_of,
     ranking_questions,
-    read_mining,
-    read_rankings,
     resolve_judgements,
 )
 from inference.exchange import Exchange, Failure, Sampling

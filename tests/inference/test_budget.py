@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from salt_water import DEAR
 
+from inference.archive import records
 from inference.budget import Budget, BudgetExceeded, estimate
 from inference.engine import Engine, ask_all
 from inference.exchange import Exchange, Failure, Request
 from inference.prices import Cost, Prices, UnknownPrice
-from inference.standin import Faults, running_standin
+from inference.standin import running_standin
+from inference.standin_faults import Faults
 from inference.store import ExchangeStore
 
 Make = Callable[..., list[Request]]
@@ -52,7 +54,7 @@ def test_a_budget_in_usd_is_never_passed_with_many_in_flight_and_everything_boug
         f"stopped at ${spent:,.2f} of $9,000.00 after {len(got)} of 200 requests; all answers are kept. "
         "Raise budget_usd and materialize teacher_rankings again."
     )
-    assert len(store.has(r.key for r in requests)) == len(got)
+    assert len(list(records(store, (r.key for r in requests)))) == len(got)
 
 
 def test_raising_the_budget_buys_only_what_is_missing(
@@ -119,7 +121,7 @@ def test_an_estimate_counts_what_is_missing_and_its_worst_price(
     requests = some_requests(10)
     with running_standin() as server:
         ask_all(engine_for(server), requests[:4])
-    found = estimate([*requests, requests[9]], DEAR, store)
+    found = estimate([*requests, requests[9]], DEAR, store, in_flight=2)
     assert (found.requests, found.stored, found.calls) == (11, 5, 6)
     assert found.completion_tokens_at_most == 6 * 400
     assert found.usd_at_most == pytest.approx(found.prompt_tokens + 2400)
@@ -136,7 +138,7 @@ def test_a_model_without_a_price_is_refused_before_anything_is_sent(
             ask_all(engine_for(server), requests)
         assert not server.counts
     with pytest.raises(UnknownPrice):
-        estimate(requests, Prices.load(), store)
+        estimate(requests, Prices.load(), store, in_flight=1)
 
 
 def test_a_price_distinguishes_cache_hits_from_misses() -> None:

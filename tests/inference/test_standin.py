@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,8 +19,10 @@ from salt_water import PASSAGES, ranking_prompt
 
 from inference.exchange import Request
 from inference.lexical import best_first, helpful, misleading, read, weigh
-from inference.standin import MODEL, Faults, running_standin
+from inference.standin import MODEL, running_standin
 from inference.standin_answers import VERSION, answer, read_prompt
+from inference.standin_faults import Faults
+from inference.standin_logprobs import token_logprobs
 
 QUERY = "Why do sailors die of thirst at sea?"
 GOLD = "Osmosis: salt draws water through the membrane of every cell until it dries out."
@@ -147,3 +151,76 @@ def test_a_port_in_use_is_named() -> None:
         port = int(server.base_url.split(":")[2].split("/")[0])
         with pytest.raises(RuntimeError, match=f"cannot listen on 127.0.0.1:{port}"), running_standin(port=port):
             pass
+
+
+def completed(url: str, **more: object) -> dict[str, Any]:
+    prompt = ranking_prompt("Does salt water dry out a cell?")
+    question = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], **more}
+    status, completion = fetch(f"{url}/chat/completions", question)
+    assert status == 200
+    return completion["choices"][0]  # type: ignore[index]
+
+
+def test_log_probabilities_of_a_ranking_list_the_best_of_the_passages_not_yet_placed() -> None:
+    with running_standin() as server:
+        choice = completed(server.base_url, logprobs=True, top_logprobs=3)
+        again = completed(server.base_url, logprobs=True, top_logprobs=3)
+    entries = choice["logprobs"]["content"]
+    order = [str(n) for n in ids(choice["message"]["content"])]
+    places = [entry for entry in entries if entry["token"].isdigit()]
+    assert choice == again
+    assert [entry["token"] for entry in places] == order
+    for place, entry in enumerate(places):
+        top = entry["top_logprobs"]
+        assert [other["token"] for other in top] == order[place : place + 3]
+        assert (top[0]["token"], top[0]["logprob"]) == (entry["token"], entry["logprob"])
+        assert [other["logprob"] for other in top] == sorted((o["logprob"] for o in top), reverse=True)
+    assert 0.3 < math.exp(places[0]["logprob"]) < 1 and places[-1]["logprob"] == 0.0
+
+
+@given(
+    st.lists(st.floats(0, 40), min_size=1, max_size=20).map(lambda scores: sorted(scores, reverse=True)),
+    st.integers(0, 20),
+    st.integers(0, 200),
+)
+def test_tokens_join_to_the_content_and_no_position_holds_more_than_certainty(
+    scores: list[float], top: int, length: int
+) -> None:
+    ranked = [(str(number), score) for number, score in enumerate(scores, 1)]
+    content = " > ".join(f"[{number}]" for number, _ in ranked)[:length]
+    entries = token_logprobs(content, ranked, top)
+    assert "".join(entry["token"] for entry in entries) == content
+    assert b"".join(bytes(entry["bytes"]) for entry in entries) == content.encode()
+    for entry in entries:
+        assert entry["logprob"] <= 0 and len(entry["top_logprobs"]) <= top
+        assert math.fsum(math.exp(other["logprob"]) for other in entry["top_logprobs"]) <= 1 + 1e-9
+        assert all(other["logprob"] <= entry["logprob"] for other in entry["top_logprobs"])
+
+
+@given(st.text(max_size=40), st.integers(0, 20))
+def test_any_text_is_cut_into_tokens_without_loss(content: str, top: int) -> None:
+    entries = token_logprobs(content, [("1", 2.0), ("2", 1.0)], top)
+    assert "".join(entry["token"] for entry in entries) == content
+
+
+def test_where_nothing_is_ranked_every_token_is_certain() -> None:
+    entries = token_logprobs("[2] [4] or None 1", (), 5)
+    assert [entry["token"] for entry in entries] == ["[", "2", "]", " [", "4", "]", " or", " None", " 1"]
+    assert {entry["logprob"] for entry in entries} == {0.0}
+
+
+def test_log_probabilities_come_only_when_asked_for_and_at_most_twenty() -> None:
+    question = {"model": MODEL, "messages": [{"role": "user", "content": ranking_prompt("Why?")}]}
+    with running_standin() as server:
+        assert "logprobs" not in completed(server.base_url)
+        bare = completed(server.base_url, logprobs=True)["logprobs"]["content"]
+        assert all(entry["top_logprobs"] == [] for entry in bare)
+        for wrong in ({"logprobs": True, "top_logprobs": 21}, {"top_logprobs": 3}, {"stream": True}):
+            assert fetch(f"{server.base_url}/chat/completions", {**question, **wrong})[0] == 400
+
+
+def test_the_limit_on_tokens_has_two_names() -> None:
+    with running_standin() as server:
+        for name in ("max_tokens", "max_completion_tokens"):
+            choice = completed(server.base_url, **{name: 3})
+            assert choice["finish_reason"] == "length" and choice["message"]["content"] == ""

@@ -1,41 +1,32 @@
-"""What the teacher is asked and what its answers mean: the pure half of a label campaign.
+"""What the teacher is asked: the questions of a label campaign, from rows of the lake.
 
     asked = mining_questions(pools, settings, sampling)           # two questions a window of a query's pool
-    outcomes = campaign.label(asked, ...)                         # the paid half, flows/campaign.py
-    mined = read_mining(asked, outcomes)                          # judgements, and a rejection for each bad answer
+    outcomes = campaign.label("mine", asked, ...).outcomes        # the paid half
+    mined = answers.read_mining(asked, outcomes, ...)             # judgements, and a rejection for each bad answer
 
 A mining question shows the gold answer, a ranking question never does (METHOD section 1). Positions in questions are
 those of the docids beside them; nothing here knows HTTP, money, Dagster or Prefect.
 """
 
+import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from inference.exchange import Exchange, Failure, Request, Sampling
-from ranking.lists import assemble_list
-from ranking.parsing import describe_ids_fault, describe_list_fault, parse_ids, parse_ranking
+from inference.exchange import Request, Sampling
+from ranking.lists import TrainingList, assemble_list, seed_of
+from ranking.parsing import describe_ids_fault, describe_list_fault
 from ranking.prompts import PromptTemplate, load_template
-from warehouse.lake import canonical_sha256
-from warehouse.ledger import REJECTION_SCHEMA, rejected
+from warehouse.ledger import rejected
 
 Purpose = Literal["mine_positives", "mine_hard_negatives", "rank_teacher"]
 JudgedBy = Literal["mined", "human", "both"]
+Aggregation = Literal["rrf", "borda"]
 JUDGED_BY_PEOPLE = ("web_search", "ms_marco", "reasonrank")  # as in the paper: no mining where people have judged
 MINING: tuple[Purpose, ...] = ("mine_positives", "mine_hard_negatives")
-JUDGEMENT_SCHEMA: dict[str, Any] = {
-    "domain": pl.String, "qid": pl.String, "docid": pl.String, "grade": pl.Int64, "origin": pl.String,
-    "role": pl.String, "judge": pl.String, "exchange_key": pl.String, "prompt_sha256": pl.String,
-}  # fmt: skip
-RANKING_SCHEMA: dict[str, Any] = {
-    "domain": pl.String, "ranking_id": pl.String, "qid": pl.String, "initial_list": pl.List(pl.String),
-    "final_list": pl.List(pl.String), "relevant_docids": pl.List(pl.String), "reasoning": pl.String,
-    "judged_by": pl.String, "list_seed": pl.Int64, "judge": pl.String, "exchange_key": pl.String,
-    "prompt_sha256": pl.String,
-}  # fmt: skip
 
 
 class LabelSettings(BaseModel):
@@ -51,6 +42,10 @@ class LabelSettings(BaseModel):
         description="Whose judgements count in a domain: mined, human, or both (people first, the teacher where they "
         "are silent). Not named: human for web_search, ms_marco and reasonrank, mined elsewhere.",
     )
+    samples: int = Field(
+        1, ge=1, le=16, description="Rankings of each list, shown in different orders and aggregated into one."
+    )
+    aggregation: Aggregation = Field("rrf", description="How several rankings of a list become one.")
     passage_characters: int = Field(4000, ge=50, description="A passage is cut to this length in a teacher's prompt.")
     seed: int = Field(0, description="Seed of the lists' order.")
 
@@ -87,14 +82,6 @@ class Pool:
     gold_answer: str | None
     docids: tuple[str, ...]
     texts: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Rows made from answers, and a rejection (stage, key, reason, detail) for every question without one."""
-
-    rows: pl.DataFrame
-    rejections: pl.DataFrame
 
 
 def pools_of(
@@ -136,41 +123,6 @@ def mining_questions(pools: Sequence[Pool], settings: LabelSettings, sampling: S
     return questions
 
 
-def read_mining(
-    questions: Sequence[Question], outcomes: Sequence[Exchange | Failure], domain: str, stage: str
-) -> Labels:
-    """Teacher judgements from mining answers: grade 1 positives, grade 0 hard negatives.
-
-    A passage picked for both is kept as a positive, and the contradiction is recorded.
-    """
-    asked = {question.request.id: question for question in questions}
-    picked: dict[Purpose, dict[tuple[str, str], Exchange]] = {purpose: {} for purpose in MINING}
-    refused = []
-    for outcome in outcomes:
-        question = asked[outcome.request_id]
-        if (rejection := _rejection(outcome)) is not None:
-            refused.append(rejection)
-            continue
-        assert isinstance(outcome, Exchange)
-        for position in parse_ids(outcome.content, len(question.docids)) or ():
-            picked[question.purpose][question.qid, question.docids[position]] = outcome
-    both = sorted(picked["mine_positives"].keys() & picked["mine_hard_negatives"].keys())
-    rows = [
-        (domain, qid, docid, grade, "teacher", role, exchange.served_model, exchange.key, prompt)
-        for purpose, grade, role in zip(MINING, (1, 0), ("positive", "hard_negative"), strict=True)
-        for prompt in [load_template(purpose).sha256]
-        for (qid, docid), exchange in sorted(picked[purpose].items())
-        if role == "positive" or (qid, docid) not in picked["mine_positives"]
-    ]
-    contradictions = [
-        (f"{qid}/{docid}", "contradiction", "picked as positive and as hard negative") for qid, docid in both
-    ]
-    return Labels(
-        pl.DataFrame(rows, schema=JUDGEMENT_SCHEMA, orient="row"),
-        pl.concat([rejected(stage, refused), rejected("judgement", contradictions)]),
-    )
-
-
 def ranking_questions(
     pools: Sequence[Pool],
     teacher: pl.DataFrame,
@@ -180,8 +132,9 @@ def ranking_questions(
     sampling: Sampling,
     stage: str,
 ) -> tuple[list[Question], pl.DataFrame]:
-    """One question a query, over a list with relevant and other passages; and rejections of queries without one.
+    """`samples` questions a query, over a list with relevant and other passages; and rejections of queries without one.
 
+    The first sample shows the list in its own order, each further one in an order from a seed of its own.
     Rejections of stage `stage` are queries; those of stage "passage" are copies left out of a list.
     """
     questions, queries_left, copies_left = [], [], []
@@ -205,47 +158,35 @@ def ranking_questions(
         elif len(chosen.relevant) == len(chosen.docids):
             queries_left.append((pool.qid, "no_negative", f"all {len(chosen.docids)} passages are relevant"))
         else:
-            question = _question(pool, "rank_teacher", chosen.docids, settings, sampling, 0, None)
-            questions.append(
-                Question(
-                    question.request, "rank_teacher", pool.qid, chosen.docids, question.template, chosen.relevant,
-                    chosen.seed,
-                )
-            )  # fmt: skip
+            shown: set[tuple[str, ...]] = set()
+            for sample in range(settings.samples):
+                seed, docids = _order(pool.qid, chosen, sample, settings.seed)
+                if docids in shown:  # a short list has few orders; asking in one of them twice says nothing new
+                    continue
+                shown.add(docids)
+                asked = _question(pool, "rank_teacher", docids, settings, sampling, sample, None)
+                questions.append(replace(asked, relevant=chosen.relevant, list_seed=seed))
     return questions, pl.concat([rejected(stage, queries_left), rejected("passage", copies_left)])
 
 
-def read_rankings(
-    questions: Sequence[Question],
-    outcomes: Sequence[Exchange | Failure],
-    domain: str,
-    judged_by: JudgedBy,
-    stage: str,
-) -> Labels:
-    """Teacher rankings from ranking answers; the chain is what came as reasoning beside the answer."""
-    asked = {question.request.id: question for question in questions}
-    rows, refused = [], []
-    for outcome in outcomes:
-        question = asked[outcome.request_id]
-        if (rejection := _rejection(outcome)) is not None:
-            refused.append((question.qid, *rejection[1:]))
-            continue
-        assert isinstance(outcome, Exchange)
-        order = parse_ranking(outcome.content, len(question.docids)).order
-        assert order is not None  # the engine's check has passed it
-        if not outcome.reasoning.strip():
-            refused.append((question.qid, "empty_chain", f"exchange {outcome.key[:12]} brought no reasoning"))
-            continue
-        identity = [domain, question.qid, list(question.docids), outcome.key]
-        rows.append(
-            (
-                domain, canonical_sha256(identity)[:24], question.qid, list(question.docids),
-                [question.docids[position] for position in order], list(question.relevant), outcome.reasoning,
-                judged_by, question.list_seed, outcome.served_model, outcome.key, question.template.sha256,
-            )
-        )  # fmt: skip
-    frame = pl.DataFrame(rows, schema=RANKING_SCHEMA, orient="row").sort("qid")
-    return Labels(frame, rejected(stage, refused).select(list(REJECTION_SCHEMA)))
+def provisional_rankings(pools: Sequence[Pool], settings: LabelSettings, sampling: Sampling) -> list[Question]:
+    """Ranking questions as long as the real ones will be, for an estimate before anything is mined."""
+    return [
+        _question(pool, "rank_teacher", pool.docids[: settings.list_size], settings, sampling, sample, None)
+        for pool in pools
+        if len(pool.docids) > 1
+        for sample in range(settings.samples)
+    ]
+
+
+def _order(qid: str, chosen: TrainingList, sample: int, seed: int) -> tuple[int, tuple[str, ...]]:
+    """Seed and docids of a list as a sample shows it."""
+    if sample == 0:
+        return chosen.seed, chosen.docids
+    list_seed = seed_of(f"{qid}/{sample}", seed)
+    docids = list(chosen.docids)
+    random.Random(list_seed).shuffle(docids)
+    return list_seed, tuple(docids)
 
 
 def resolve_judgements(teacher: pl.DataFrame, human: pl.DataFrame, judged_by: JudgedBy) -> pl.DataFrame:
@@ -272,11 +213,3 @@ def _question(
     messages = tuple(template.messages(pool.query, passages, answer))
     request = Request(f"{pool.domain}/{pool.qid}/{purpose}/{start}", messages, sampling)
     return Question(request, purpose, pool.qid, docids, template)
-
-
-def _rejection(outcome: Exchange | Failure) -> tuple[str, str, str] | None:
-    if isinstance(outcome, Failure):
-        return outcome.request_id, f"unanswered:{outcome.kind}", outcome.detail
-    if outcome.fault is not None:
-        return outcome.request_id, "malformed_answer", f"{outcome.fault}; exchange {outcome.key[:12]}"
-    return None

@@ -1,0 +1,138 @@
+"""Labelling without Dagster: from sources to consistent rankings, for what is missing, new, changed or rejected.
+
+    mill = Mill(lake, active, labels, teacher, home, candidates=100, alpha=0.4, seed=0, reports=folder)
+    planned = plan_all(mill, retry=True, tell=print)
+    label_all(mill, planned, tell=print)
+    report(mill, planned)
+
+The steps are those of Dagster's assets, so what is made here counts there and the other way round. Deliberately absent:
+a clock (Dagster's schedule calls), and anything after the filter.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.campaign import Home, Tell
+from flows.plan import Planned, plan, retry_rejected
+from flows.questions import LabelSettings
+from flows.steps import Campaign, campaign_of, mining_step, ranking_step
+from flows.teacher import TeacherSettings
+from inference.archive import Record, restore
+from inference.exchange import Exchange
+from inference.store import COLUMNS, ExchangeStore
+from warehouse.campaigns import campaign_values
+from warehouse.filtering import consistency_step
+from warehouse.intake import candidates_step, source_step
+from warehouse.lake import Lake
+from warehouse.production import Performed, Shop, Step, perform
+from warehouse.registry import Active
+from warehouse.reports import write_report
+
+
+@dataclass(frozen=True)
+class Mill:
+    """A home's sources, its lake and its teacher: all that labelling needs."""
+
+    lake: Lake
+    active: Sequence[Active]
+    labels: LabelSettings
+    teacher: TeacherSettings
+    home: Home
+    candidates: int
+    alpha: float
+    seed: int
+    reports: Path
+
+    @property
+    def domains(self) -> list[str]:
+        """Domains of the sources."""
+        return [active.domain for active in self.active]
+
+    def campaign(self, domain: str, tell: Tell) -> Campaign:
+        """A domain's questions to the teacher."""
+        return campaign_of(domain, self.labels, self.teacher, self.home, tell)
+
+
+def plan_all(mill: Mill, retry: bool, tell: Tell) -> list[Planned]:
+    """What labelling every domain would ask, from the sources as they are now; nothing is bought."""
+    planned = []
+    with ExchangeStore(mill.home.store) as store:
+        for active in mill.active:
+            intake = [source_step(active, mill.seed), candidates_step(active.domain, mill.candidates)]
+            _perform(mill, intake, tell)
+            shop = Shop(mill.lake, active.domain, mill.lake.snapshot(), mill.domains)
+            planned += plan(mill.campaign(active.domain, tell), shop, store, retry)
+    return planned
+
+
+def label_all(mill: Mill, planned: Sequence[Planned], tell: Tell) -> dict[str, list[Performed]]:
+    """Label every domain, rejected questions of the plan once more; gives what became of each step, by domain.
+
+    A Prefect flow where a server is named, in which the campaigns are flows of their own. Raises what label raises.
+    """
+    if mill.home.prefect is None:
+        return _label_all(mill, planned, tell)
+    from prefect import flow
+
+    as_flow = flow(name="resynthesize", persist_result=False, validate_parameters=False)(_label_all)
+    return as_flow(mill, planned, tell)
+
+
+def report(mill: Mill, planned: Sequence[Planned]) -> Path:
+    """The campaign report of all domains, with what this run had planned."""
+    values = campaign_values(mill.lake, mill.domains, mill.alpha)
+    asked = [
+        {"domain": each.domain, "purpose": each.purpose, **each.states, "calls": each.estimate.calls}
+        for each in planned
+    ]
+    return write_report(mill.reports / "campaign.html", "campaign.html.j2", {**values, "planned": asked})
+
+
+def rebuild_store(lake: Lake, path: Path) -> tuple[int, int]:
+    """Put the lake's exchanges into the store at `path`; gives how many there are, and how many were new to it."""
+    rows = lake.read("exchanges").unique("key", maintain_order=True).sort("created_at", "key")
+
+    def stored() -> Iterator[Record]:
+        for row in rows.iter_rows(named=True):
+            exchange = Exchange(**{name: row[name] for name in COLUMNS})
+            yield Record(exchange, tuple(json.loads(row["messages"])), json.loads(row["sampling"]))
+
+    with ExchangeStore(path) as store:
+        return rows.height, restore(store, stored(), scope="all")
+
+
+def _label_all(mill: Mill, planned: Sequence[Planned], tell: Tell) -> dict[str, list[Performed]]:
+    with ExchangeStore(mill.home.store) as store:
+        retry_rejected(planned, store)
+    return {active.domain: _label(mill, active, tell) for active in mill.active}
+
+
+def _label(mill: Mill, active: Active, tell: Tell) -> list[Performed]:
+    campaign = mill.campaign(active.domain, tell)
+    return _perform(
+        mill,
+        [
+            source_step(active, mill.seed),
+            candidates_step(active.domain, mill.candidates),
+            mining_step(campaign),
+            ranking_step(campaign),
+            consistency_step(active.domain, mill.alpha),
+        ],
+        tell,
+    )
+
+
+def _perform(mill: Mill, steps: Sequence[Step], tell: Tell) -> list[Performed]:
+    run_id = str(uuid.uuid4())
+    done = []
+    for step in steps:
+        performed = perform(mill.lake, step, run_id, mill.domains)
+        for asset, row in performed.rows.items():
+            state = "unchanged " if performed.committed is None else ""
+            counts = f"{row.rows_in} in, {row.rows_out} out, {row.rows_rejected} rejected"
+            tell(f"{step.partition_key} · {asset}: {state}({counts})")
+        done.append(performed)
+    return done

@@ -1,0 +1,80 @@
+"""The circuit breaker: it stops a run that is going nowhere, and says which error keeps it there.
+
+Two ways of going nowhere: an endpoint that answers nothing any more (an outage), and one whose answers are mostly
+unusable (a wrong model, a prompt it cannot follow, a token limit too low), where every further request is paid for
+nothing. What was answered is stored, so a stopped run goes on where it was.
+
+Absent on purpose: closing again by itself. A person looks first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from inference.exchange import Exchange, Failure, fault_kind
+
+
+class EndpointDown(Exception):
+    """Request after request got no answer at all; what was answered before is stored."""
+
+
+class MostlyErrors(Exception):
+    """Most of what comes is unusable; what was answered is stored."""
+
+
+class BreakerSettings(BaseModel):
+    """When a run is given up."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unanswered_in_a_row: int = Field(10, ge=1, description="Requests in a row without any answer that end a run.")
+    window: int = Field(50, ge=1, description="New answers that the share of errors is taken over.")
+    share: float = Field(
+        0.8, gt=0, le=1, description="Share of unusable answers in the window that ends a run; 1 never does."
+    )
+
+
+class Breaker:
+    """Watches the outcomes of one run; what comes from the store says nothing about the endpoint."""
+
+    def __init__(self, settings: BreakerSettings, base_url: str) -> None:
+        self._settings = settings
+        self._base_url = base_url
+        self._in_a_row = 0
+        self._recent: deque[str | None] = deque(maxlen=settings.window)
+
+    def watch(self, outcome: Exchange | Failure) -> None:
+        """Count an outcome; raises EndpointDown or MostlyErrors."""
+        if isinstance(outcome, Exchange):
+            if outcome.from_store:
+                return
+            self._in_a_row = 0
+            self._recent.append(None if outcome.fault is None else fault_kind(outcome.fault))
+        else:
+            self._in_a_row += 1
+            self._recent.append(outcome.kind)
+            if self._in_a_row >= self._settings.unanswered_in_a_row:
+                raise EndpointDown(
+                    f"{self._base_url} left {self._in_a_row} requests in a row without an answer, the last one "
+                    f"({outcome.request_id}) with {outcome.kind}: {outcome.detail}. All answers so far are kept. "
+                    "Check that the endpoint is up, then run again."
+                )
+        if self._settings.share < 1 and len(self._recent) == self._settings.window:
+            kinds = Counter(kind for kind in self._recent if kind is not None)
+            if kinds.total() > self._settings.share * self._settings.window:
+                self._give_up(kinds, outcome)
+
+    def _give_up(self, kinds: Counter[str], last: Exchange | Failure) -> None:
+        counted = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+        said = (
+            f"{last.fault}; it wrote {last.content[:120]!r}"
+            if isinstance(last, Exchange)
+            else f"{last.kind}: {last.detail}"
+        )
+        raise MostlyErrors(
+            f"{kinds.total()} of the last {self._settings.window} answers of {self._base_url} are unusable "
+            f"({counted}), the last one ({last.request_id}): {said}. All answers so far are kept. Check model, prompt "
+            "and token limit; where such answers are expected, raise the breaker's share to 1, then run again."
+        )

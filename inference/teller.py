@@ -1,0 +1,128 @@
+"""The store as coroutines see it: single wishes in, done many at a time.
+
+Whatever coroutines ask of the store while a commit is under way, or within a few milliseconds under load, becomes one
+job of the store's clerk: one transaction and one fsync for all of it. Answers are kept before claims are looked at,
+so that what they free can be claimed at once.
+
+Absent on purpose: SQL (`store`), and threads (`clerk`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from inference.budget import Budget
+from inference.exchange import Exchange, Request
+from inference.prices import Cost
+from inference.store import Bought, Claim, ExchangeStore, Found, Wish, found, kept, mark, released
+
+T = TypeVar("T")
+LINGER_S = 0.004
+
+
+@dataclass
+class _Errands:
+    """What is to be done in the next transaction, and who waits for it."""
+
+    puts: list[tuple[Bought, asyncio.Future[Exchange]]] = field(default_factory=list)
+    releases: list[tuple[tuple[str, bool], asyncio.Future[None]]] = field(default_factory=list)
+    marks: list[tuple[tuple[str, str | None], asyncio.Future[None]]] = field(default_factory=list)
+    claims: list[tuple[Wish, asyncio.Future[Claim]]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.puts) + len(self.releases) + len(self.marks) + len(self.claims)
+
+
+class Teller:
+    """Serves the coroutines of one event loop under one budget.
+
+    Every method puts its errand on the list at once; it is done whether or not anybody awaits it or goes on waiting.
+    """
+
+    def __init__(self, store: ExchangeStore, budget: Budget) -> None:
+        self.store = store
+        self.budget = budget
+        self._next = _Errands()
+        self._due: asyncio.Handle | asyncio.TimerHandle | None = None
+        self._going: asyncio.Future[list[Any]] | None = None
+        self._busy = False
+
+    def look_up(self, requests: Sequence[Request]) -> asyncio.Future[list[Found]]:
+        """Each request, in the generation that is asked now, with its stored answer under the request's own id."""
+        return self.store.clerk.perform(lambda con: found(con, requests), writes=False)
+
+    def claim(self, request: Request, worst: Cost) -> asyncio.Future[Claim]:
+        """Ask for leave to buy."""
+        return self._add(self._next.claims, (request, worst))
+
+    def put(self, request: Request, exchange: Exchange) -> asyncio.Future[Exchange]:
+        """Keep an answer and book its cost; done after the commit, with the answer that now stands in the store."""
+        return self._add(self._next.puts, (request, exchange))
+
+    def release(self, key: str, presumed: bool) -> asyncio.Future[None]:
+        """Give up a claim; `presumed`: the endpoint may have charged for it, so its worst case counts as spent."""
+        return self._add(self._next.releases, (key, presumed))
+
+    def mark(self, key: str, fault: str | None) -> asyncio.Future[None]:
+        """Record the fault that the caller's check found in a stored answer (None: none any more)."""
+        return self._add(self._next.marks, (key, fault))
+
+    async def settle(self) -> None:
+        """Wait until everything asked so far is done."""
+        while self._going is not None or len(self._next):
+            self._hurry()
+            if self._going is not None:
+                await asyncio.wait([self._going])
+
+    def _add(self, errands: list[tuple[Any, asyncio.Future[T]]], item: Any) -> asyncio.Future[T]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        errands.append((item, future))
+        if self._due is None and self._going is None:
+            # One errand after another is done at once; a crowd is worth a short wait.
+            self._due = loop.call_later(LINGER_S, self._hurry) if self._busy else loop.call_soon(self._hurry)
+        return future
+
+    def _hurry(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if self._going is not None or not len(self._next):
+            return
+        errands, self._next = self._next, _Errands()
+        self._busy = len(errands) > 2
+        self._going = self.store.clerk.perform(lambda con: self._run(con, errands), writes=True)
+        self._going.add_done_callback(lambda going: self._hand_out(errands, going))
+
+    def _run(self, con: sqlite3.Connection, errands: _Errands) -> list[Any]:
+        me, scope = self.store.me, self.budget.scope
+        answers: list[Any] = []
+        answers += kept(con, [item for item, _ in errands.puts], scope, me) if errands.puts else []
+        for (key, presumed), _ in errands.releases:
+            released(con, [key], presumed, me)
+        for item, _ in errands.marks:
+            mark(con, *item)
+        answers += [None] * (len(errands.releases) + len(errands.marks))
+        wishes = [item for item, _ in errands.claims]
+        return answers + (self.store.claimed(con, wishes, self.budget, me) if wishes else [])
+
+    def _hand_out(self, errands: _Errands, going: asyncio.Future[list[Any]]) -> None:
+        self._going = None
+        waiting: list[asyncio.Future[Any]] = []
+        for errand in (errands.puts, errands.releases, errands.marks, errands.claims):
+            waiting += [future for _, future in errand]
+        error = asyncio.CancelledError() if going.cancelled() else going.exception()
+        for i, future in enumerate(waiting):
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(going.result()[i])
+            else:
+                future.set_exception(error)
+        if len(self._next):
+            loop = asyncio.get_running_loop()
+            self._due = loop.call_later(LINGER_S, self._hurry) if self._busy else loop.call_soon(self._hurry)

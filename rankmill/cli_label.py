@@ -1,0 +1,181 @@
+"""`rankmill estimate | label | resynthesize`: label campaigns without Dagster, on the same lake and answers."""
+
+import json
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from rankmill.options import AsJson, BudgetUsd, Home, Limit, ProfileName, Sources, environment, plain_errors
+
+if TYPE_CHECKING:
+    from flows.plan import Planned
+    from flows.resynthesis import Mill
+
+Domains = Annotated[
+    list[str] | None, typer.Option("--domain", help="Only this domain. Repeatable. [default: every active one]")
+]
+Retry = Annotated[
+    Literal["rejected"] | None,
+    typer.Option("--retry", help="`rejected`: ask what was answered malformed once more, as a fresh generation."),
+]
+
+
+def estimate(
+    sources: Sources = None,
+    limit: Limit = None,
+    domain: Domains = None,
+    retry: Retry = None,
+    profile: ProfileName = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what labelling would take, in calls, tokens, USD and hours, from the real prompts; buy nothing."""
+    with plain_errors():
+        mill = _mill(sources, limit, domain, None, profile, home)
+        planned = _plan(mill, retry)
+        _show(planned, as_json)
+
+
+def label(
+    sources: Sources = None,
+    limit: Limit = None,
+    domain: Domains = None,
+    retry: Retry = None,
+    budget_usd: BudgetUsd = None,
+    profile: ProfileName = None,
+    home: Home = None,
+) -> None:
+    """Label without Dagster: sources, candidates, mined judgements, teacher rankings, consistency filter.
+
+    Answers come from the exchange store where it has them; `rankmill run` goes on from what was made here.
+    """
+    with plain_errors():
+        mill = _mill(sources, limit, domain, budget_usd, profile, home)
+        _label(mill, _plan(mill, retry))
+
+
+def resynthesize(
+    domain: Domains = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its estimate, and stop.")] = False,
+    budget_usd: BudgetUsd = None,
+    profile: ProfileName = None,
+    home: Home = None,
+) -> None:
+    """Label what is missing, new, changed or was rejected: print the plan, stay in the budget, leave a report."""
+    with plain_errors():
+        mill = _mill(None, None, domain, budget_usd, profile, home)
+        planned = _plan(mill, "rejected")
+        _show(planned, as_json=False)
+        if not dry_run:
+            _label(mill, planned)
+
+
+def _mill(
+    sources: list[str] | None,
+    limit: int | None,
+    domains: list[str] | None,
+    budget_usd: float | None,
+    profile: Any,
+    home: Any,
+) -> "Mill":
+    environment(profile, home, RANKMILL_BUDGET_USD=budget_usd)
+    from flows.resynthesis import Mill
+    from rankmill.activation import activate
+    from rankmill.settings import Settings
+    from warehouse.lake import Lake
+
+    settings = Settings.load()
+    chosen = settings.profile  # refuses to start without key or budget before anything is made
+    activate(settings, sources, limit, None)
+    registry = settings.registry
+    active = registry.active() if domains is None else [registry.domain(name) for name in domains]
+    return Mill(
+        lake=Lake.at(settings.lake_folder),
+        active=active,
+        labels=chosen.labels,
+        teacher=chosen.teacher,
+        home=settings.campaign_home,
+        candidates=chosen.candidates,
+        alpha=chosen.alpha,
+        seed=chosen.seed,
+        reports=settings.reports,
+    )
+
+
+def _plan(mill: "Mill", retry: str | None) -> "list[Planned]":
+    from flows.resynthesis import plan_all
+
+    return plan_all(mill, retry == "rejected", _tell)
+
+
+def _label(mill: "Mill", planned: "list[Planned]") -> None:
+    from flows.resynthesis import label_all, report
+
+    try:
+        label_all(mill, planned, _tell)
+    finally:
+        typer.echo(f"report: {report(mill, planned)}")
+
+
+def _show(planned: "list[Planned]", as_json: bool) -> None:
+    from flows.plan import STATES
+
+    if as_json:
+        rows = [
+            {
+                "domain": each.domain,
+                "questions": each.purpose,
+                **{state: each.states.get(state, 0) for state in STATES},
+                **asdict(each.estimate),
+                "provisional": each.provisional,
+            }
+            for each in planned
+        ]
+        typer.echo(json.dumps(rows))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE)
+    for name in ("domain", "questions"):
+        table.add_column(name, no_wrap=True)
+    for name in (*STATES, "calls", "prompt tokens", "answer tokens", "USD", "USD at most", "hours"):
+        table.add_column(name, justify="right", no_wrap=True)
+    total = None
+    for each in planned:
+        foreseen = each.estimate
+        total = foreseen if total is None else total + foreseen
+        mark = " *" if each.provisional else ""
+        table.add_row(
+            each.domain, each.purpose + mark, *(str(each.states.get(s, 0)) for s in STATES), *_cells(foreseen)
+        )
+    if total is not None:
+        table.add_section()
+        table.add_row("all", "", *(str(sum(p.states.get(s, 0) for p in planned)) for s in STATES), *_cells(total))
+    console = Console()
+    Console(width=max(console.width, 150)).print(table)
+    if total is not None:
+        typer.echo(total.line)
+    if any(each.provisional for each in planned):
+        typer.echo("* over each query's best candidates: which lists are ranked is known once judgements are mined")
+
+
+def _cells(foreseen: Any) -> list[str]:
+    return [
+        f"{foreseen.calls:,}",
+        f"{foreseen.prompt_tokens:,}",
+        f"{foreseen.completion_tokens:,.0f}",
+        f"{foreseen.usd:,.2f}",
+        f"{foreseen.usd_at_most:,.2f}",
+        f"{foreseen.hours:,.2f}",
+    ]
+
+
+_STARTED = time.monotonic()
+
+
+def _tell(text: str) -> None:
+    typer.echo(f"[{time.monotonic() - _STARTED:6.1f} s] {text}", err=True)
