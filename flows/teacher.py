@@ -100,7 +100,7 @@ def engine_for(teacher: TeacherSettings, base_url: str, store: ExchangeStore, wh
     )
     budget = Budget(usd=teacher.budget_usd, tokens=teacher.budget_tokens, what=what)
     if teacher.mode == "batch":
-        return BatchEngine(endpoint, store, budget, teacher.prices, teacher.batch)
+        return BatchEngine(endpoint, store, budget, teacher.prices, teacher.batch, teacher.breaker)
     return Engine(endpoint, store, budget, teacher.prices, teacher.pace, teacher.breaker)
 
 

@@ -192,6 +192,7 @@ class Desk:
         for batch, ended_as in elsewhere.items():
             self._close(batch, Ended(ended_as))
         if self.changes > before:
+            self.tally.spent = await asyncio.to_thread(store.spent, self.teller.budget.scope)
             self._wake()
 
     async def _identified(self, rows: Sequence[Row]) -> list[Row]:

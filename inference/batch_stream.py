@@ -11,6 +11,7 @@ Absent on purpose: HTTP and rows (`batch_desk`).
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections import defaultdict, deque
@@ -60,7 +61,7 @@ class Stream:
         self._most_in_hand = desk.settings.open_batches * desk.settings.max_requests
         self._in_hand = 0
         self._arrived: deque[list[Found]] = deque()
-        self._last_arrival = time.monotonic()
+        self._waits_for_input_since = math.inf
         self._room = asyncio.Event()
         self._changed = asyncio.Event()
         self._by_key: dict[str, _Wanted] = {}
@@ -104,14 +105,16 @@ class Stream:
 
     async def _read(self, requests: Requests) -> None:
         """Look up what comes in, as long as there is room for it."""
+        self._waits_for_input_since = time.monotonic()
         async for chunk in _chunks(requests, min(LOOKUP, self._settings.max_requests)):
+            self._waits_for_input_since = math.inf
             while self._in_hand + len(chunk) > self._most_in_hand:
                 self._room.clear()
                 self._changed.set()
                 await self._room.wait()
             self._in_hand += len(chunk)
             self._arrived.append(list(await self._desk.teller.look_up(chunk)))
-            self._last_arrival = time.monotonic()
+            self._waits_for_input_since = time.monotonic()
             self._changed.set()
 
     async def _step(self, reader: asyncio.Task[None]) -> Exception | None:
@@ -133,8 +136,8 @@ class Stream:
             await self._mend()
             if reader.done():
                 reader.result()
-            idle = time.monotonic() - self._last_arrival >= self._settings.poll_s
             # Where no more is read for now, waiting would not fill a batch.
+            idle = time.monotonic() - self._waits_for_input_since >= self._settings.poll_s
             await self._dispatch(flush=reader.done() or idle or not self._room.is_set())
             await self._mend()
             await asyncio.gather(*self._marks)

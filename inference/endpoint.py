@@ -11,17 +11,21 @@ that leaves this module is scrubbed of it. Absent on purpose: streaming, tools, 
 from __future__ import annotations
 
 import asyncio
+import base64
 import email.utils
+import json
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from inference.exchange import Request
 
@@ -31,20 +35,20 @@ if TYPE_CHECKING:
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 # Statuses that no retry of the same run will change, and that concern every request alike.
 REFUSALS = {401: "key refused", 402: "payment required", 403: "forbidden", 404: "not found"}
+# What is shorter stands in for no key at all ("none", "EMPTY") and may be a word of an answer.
+SHORTEST_KEY = 16
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class EndpointRefused(Exception):
     """The endpoint refuses every request alike (key, payment, address, model); nothing is gained by going on."""
 
 
-class EndpointDown(Exception):
-    """Request after request got no answer at all; what was answered before is stored."""
-
-
 class Endpoint(BaseModel):
     """Where a model is served, and how long it may take."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A mistake in another field must not show the key beside it.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     base_url: str = Field(description="address up to and including /v1")
     api_key: SecretStr = Field(description="sent as a bearer token; from the environment, never from a file")
@@ -54,15 +58,29 @@ class Endpoint(BaseModel):
         "max_tokens", description="what the endpoint calls the limit on an answer's tokens"
     )
 
+    @field_validator("api_key")
+    @classmethod
+    def _bare(cls, key: SecretStr) -> SecretStr:
+        """The key as it was meant: one that was read from a file ends in a line break."""
+        return SecretStr(key.get_secret_value().strip())
+
     @property
     def trusts_proxies(self) -> bool:
         """Whether a proxy named in the environment is used: never between this process and its own machine."""
         return urlsplit(self.base_url).hostname not in LOOPBACK
 
     def scrub(self, text: str) -> str:
-        """The first 500 characters of a text, without the key."""
-        secret = self.api_key.get_secret_value()
-        return (text.replace(secret, "***") if secret else text)[:500]
+        """The first 500 characters of a text, without the key in any coding of it."""
+        for written in _codings(self.api_key.get_secret_value()):
+            text = text.replace(written, "***")
+        return text[:500]
+
+    def without_key(self, raw: bytes) -> bytes:
+        """A response as it may be kept: some endpoints answer with the key that they were shown."""
+        if len(self.api_key) >= SHORTEST_KEY:
+            for written in _codings(self.api_key.get_secret_value()):
+                raw = raw.replace(written.encode(), b"***")
+        return raw
 
 
 @dataclass(frozen=True)
@@ -98,14 +116,20 @@ class Line:
     """An open connection pool to an endpoint; use as an async context manager, one per run."""
 
     endpoint: Endpoint
-    _session: aiohttp.ClientSession = field(init=False)
-    _url: Any = field(init=False)
+    _session: aiohttp.ClientSession = field(init=False, repr=False)
+    _url: Any = field(init=False, repr=False)
 
     async def __aenter__(self) -> Line:
         # 0.3 s of imports that a reader of the store never needs.
         import aiohttp
         from yarl import URL
 
+        if not _sendable(self.endpoint.api_key):
+            # The HTTP client would say so too, from frames that hold the key.
+            raise EndpointRefused(
+                f"The API key for {self.endpoint.base_url} holds what no HTTP header can carry: a blank, a line break or "
+                "a letter outside ASCII. Copy it again."
+            )
         self._url = URL(self.endpoint.base_url.rstrip("/") + "/chat/completions")
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
@@ -150,9 +174,10 @@ class Line:
 
     def read(self, status: int, headers: Mapping[str, str], raw: bytes, latency_s: float) -> Answer | Trouble:
         """What a response means."""
+        raw = self.endpoint.without_key(raw)
         if status == 200:
             try:
-                return read_completion(orjson.loads(raw), latency_s)
+                return read_completion(read_json(raw), latency_s)
             except (ValueError, TypeError, LookupError) as error:
                 # A 200 whose body is no chat completion: paid for, perhaps, but no answer.
                 seen = self.endpoint.scrub(raw.decode("utf-8", "replace"))[:200]
@@ -189,6 +214,18 @@ def chat_body(request: Request, token_limit_name: str) -> bytes:
     if sampling.seed is not None:
         parameters["seed"] = sampling.seed
     return b'{"messages":%b,%b' % (request.messages_json, orjson.dumps(parameters)[1:])
+
+
+def read_json(raw: bytes) -> Any:
+    """JSON from an endpoint, which may cut an emoji in half at the token limit; raises ValueError where it is none."""
+    try:
+        return orjson.loads(raw)
+    except ValueError:
+        try:
+            lenient = json.dumps(json.loads(raw.decode("utf-8", "replace")), ensure_ascii=False)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+        return orjson.loads(_LONE_SURROGATE.sub("\ufffd", lenient))
 
 
 def read_completion(completion: Any, latency_s: float) -> Answer:
@@ -238,3 +275,21 @@ def _error_message(raw: bytes) -> str:
         return str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, TypeError, LookupError):
         return raw.decode("utf-8", "replace").strip() or "no explanation"
+
+
+def _sendable(key: SecretStr) -> bool:
+    return all("!" <= sign <= "~" for sign in key.get_secret_value())
+
+
+@lru_cache(maxsize=8)
+def _codings(secret: str) -> tuple[str, ...]:
+    """A key as a text may hold it: as it is, in a URL, in JSON with escaped slashes, and in base64."""
+    if len(secret) < SHORTEST_KEY:
+        return (secret,) if secret else ()
+    codings = [secret, quote(secret, safe=""), secret.replace("/", "\\/")]
+    for before in range(3):
+        # Within a longer text the same bytes have three codings, whose ends their neighbours share.
+        coded = base64.b64encode(bytes(before) + secret.encode()).decode()
+        coded = coded[-(-before * 8 // 6) : (before + len(secret.encode())) * 8 // 6]
+        codings += [coded, coded.translate(str.maketrans("+/", "-_"))]
+    return tuple(dict.fromkeys(codings))

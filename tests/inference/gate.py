@@ -4,6 +4,7 @@ Places are named like `POST /batches`, with ids left out (`GET /files/content`).
 
     "hold"          the request waits here, until this is no longer so or its client is gone
     "hold answer"   it arrives, and its answer waits here in the same way
+    "late"          the request waits here, and then goes on even if its client is gone
     "cut"           the connection is cut before the request arrives
     "cut answer"    the request arrives, and the connection is cut instead of the answer
     500             this status is answered, and the request does not arrive
@@ -42,7 +43,7 @@ class Gate:
         body = await request.read()
         self.seen[place] += 1
         at = self.at.get(place)
-        if at in ("hold", "cut") and await self.over(request, place, str(at)):
+        if at in ("hold", "cut", "late") and await self.over(request, place, str(at)):
             return web.Response()
         if isinstance(at, int):
             return web.json_response({"error": {"message": "the gate says no"}}, status=at)
@@ -62,9 +63,12 @@ class Gate:
     async def over(self, request: web.Request, place: str, how: str) -> bool:
         """Hold or cut; whether that was the end of this request."""
         self.held += 1
-        while how.startswith("hold") and request.transport is not None and self.at.get(place) == how:
+        waits = how.startswith(("hold", "late"))
+        while waits and self.at.get(place) == how and (request.transport is not None or how == "late"):
             await asyncio.sleep(0.01)
         self.held -= 1
+        if how == "late":
+            return False
         if how.startswith("cut") and request.transport is not None:
             request.transport.abort()
         return request.transport is None or how.startswith("cut")

@@ -110,6 +110,22 @@ def test_killed_anywhere_on_the_way_the_next_run_pays_for_nothing_twice(
     assert paid_once(path)
 
 
+def test_a_creation_that_arrives_only_after_the_kill_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "exchanges.sqlite"
+    with running_standin() as server, gate_before(server.base_url) as gate:
+        gate.at["POST /batches"] = "late"
+        process = asker(gate, path, 4)
+        wait_until(lambda: gate.held == 1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        second = asker(gate, path, 4, settle_s=3.0)
+        wait_until(lambda: gate.passed["GET /batches"] >= 3)
+        gate.at.clear()
+        assert told(second) == (4, 4, 0)
+        assert server.counts["answered"] == 4 and gate.passed["POST /batches"] == 1
+    assert paid_once(path, 4)
+
+
 def test_killed_while_a_batch_is_worked_on_the_next_run_waits_for_it(tmp_path: Path) -> None:
     path = tmp_path / "exchanges.sqlite"
     with running_standin(Faults(batch_delay_s=3.0)) as server, gate_before(server.base_url) as gate:

@@ -85,7 +85,7 @@ WIRE = {
     "reset": Wire(of("reset"), "reset", "reset", "reset by peer|disconnected"),
     "half body": Wire(of("half_body"), "half_body", "half body", "ClientPayloadError"),
     "slow loris": Wire(of("slow", drip_s=0.1), "slow", "timeout", "no answer within 1 s", more=SOON),
-    "wrong JSON: cut short": Wire(of("wrong_json", 0), "wrong_json", "unreadable", "body begins '{\"id\""),
+    "wrong JSON: cut short": Wire(of("wrong_json", 0), "wrong_json", "unreadable", 'body begins \'{"id"'),
     "wrong JSON: a page": Wire(of("wrong_json", 1), "wrong_json", "unreadable", "body begins '<!DOCTYPE html>"),
     "wrong JSON: no choices": Wire(of("wrong_json", 2), "wrong_json", "unreadable", "body begins .*choices"),
     "wrong JSON: an error": Wire(of("wrong_json", 3), "wrong_json", "unreadable", "upstream provider error"),
@@ -293,6 +293,11 @@ def test_a_fault_of_the_text_is_mended_by_one_more_turn_that_names_it_and_both_a
         assert (stored[asked.key].content, stored[asked.key].usd) == (said, cost)
         assert stored[asked.key].fault in (None, text.fault) and stored[asked.key].repair_of == asked.repair_of
         assert records[asked.key].messages == asked.messages
+    for turn, request in zip(turns, faulty, strict=True):
+        shown = first[request.key].content or "(no answer)"
+        assert [m["role"] for m in records[turn.key].messages] == ["user", "assistant", "user"]
+        assert records[turn.key].messages[1]["content"] == shown
+        assert text.fault in records[turn.key].messages[2]["content"]
     came_out = {o.key for o in outcomes}
     assert came_out == first.keys() - {r.key for r in faulty} | {turn.key for turn in turns}
     assert store.spent("all").usd == progress.usd == sum(e.usd for e in stored.values())
@@ -308,10 +313,11 @@ def test_a_fault_of_the_text_that_stays_comes_out_by_its_name_with_its_text_and_
         outcomes, progress = ask(engine_for(server), requests, full_list)
         again, second = ask(engine_for(server), requests, full_list)
         assert server.counts["answered"] == server.counts[text.does] == 12
-    assert [(o.fault, o.repair_of) for o in outcomes if isinstance(o, Exchange)] == [(text.fault, r.key) for r in requests]
-    assert [o.content for o in outcomes if isinstance(o, Exchange)] == [as_said(r, text.does, text.form)[0] for r in requests]
+    answers = [o for o in outcomes if isinstance(o, Exchange)]
+    assert [(o.fault, o.repair_of) for o in answers] == [(text.fault, request.key) for request in requests]
+    assert [o.content for o in answers] == [as_said(request, text.does, text.form)[0] for request in requests]
     assert progress.faulty == {text.kind: 6} and progress.good == 0 and not progress.failed
-    assert second.calls == 0 and again == [replace(o, from_store=True) for o in outcomes if isinstance(o, Exchange)]
+    assert second.calls == 0 and again == [replace(o, from_store=True) for o in answers]
     assert [e.fault for e in kept(store).values()] == [text.fault] * 12
 
 
