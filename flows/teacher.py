@@ -67,9 +67,9 @@ class TeacherSettings(BaseModel):
     @model_validator(mode="after")
     def _vllm_is_described(self) -> "TeacherSettings":
         if self.base_url == VLLM and self.vllm is None:
-            raise ValueError(
-                "base_url is `vllm`, so `vllm` must say which model to serve (at least `vllm: {model: …}`)"
-            )
+            raise ValueError("base_url is `vllm`, so `vllm` must say which model to serve: {model: …, served_name: …}")
+        if self.base_url == VLLM and self.vllm is not None and self.vllm.served_name != self.model:
+            raise ValueError(f"model is {self.model!r}, and vllm.served_name {self.vllm.served_name!r}: give both alike")
         return self
 
     @property

@@ -20,8 +20,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(cli_lake.app, name="lake")
-for _command in (cli_label.estimate, cli_label.label, cli_label.resynthesize):
-    app.command()(_command)
 
 
 @app.command()
@@ -193,6 +191,10 @@ def doctor(as_json: AsJson = False, profile: ProfileName = None, home: Home = No
                 if not finding.ok:
                     typer.echo(f"     mend: {finding.remedy}")
         raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+for _command in (cli_label.estimate, cli_label.label, cli_label.resynthesize):
+    app.command()(_command)
 
 
 def _show_domains(settings: Any) -> None:

@@ -33,7 +33,7 @@ def estimate(
 ) -> None:
     """Say what labelling would take, in calls, tokens, USD and hours, from the real prompts; buy nothing."""
     with plain_errors():
-        mill = _mill(sources, limit, domain, None, profile, home)
+        mill = _mill(sources, limit, domain, None, profile, home, buys=False)
         planned = _plan(mill, retry)
         _show(planned, as_json)
 
@@ -65,7 +65,7 @@ def resynthesize(
 ) -> None:
     """Label what is missing, new, changed or was rejected: print the plan, stay in the budget, leave a report."""
     with plain_errors():
-        mill = _mill(None, None, domain, budget_usd, profile, home)
+        mill = _mill(None, None, domain, budget_usd, profile, home, buys=not dry_run)
         planned = _plan(mill, "rejected")
         _show(planned, as_json=False)
         if not dry_run:
@@ -79,6 +79,7 @@ def _mill(
     budget_usd: float | None,
     profile: Any,
     home: Any,
+    buys: bool = True,
 ) -> "Mill":
     environment(profile, home, RANKMILL_BUDGET_USD=budget_usd)
     from flows.resynthesis import Mill
@@ -87,7 +88,8 @@ def _mill(
     from warehouse.lake import Lake
 
     settings = Settings.load()
-    chosen = settings.profile  # refuses to start without key or budget before anything is made
+    # To buy it takes a key and a budget, and that is refused before anything is made.
+    chosen = settings.profile if buys else settings.profile_that_buys_nothing
     activate(settings, sources, limit, None)
     registry = settings.registry
     active = registry.active() if domains is None else [registry.domain(name) for name in domains]

@@ -146,7 +146,26 @@ class Settings(BaseSettings):
 
     @cached_property
     def profile(self) -> Profile:
-        """The profile, with what the environment adds to its teacher."""
+        """The profile, with what the environment adds to its teacher. Raises SettingsError where key or budget lack."""
+        chosen = self.profile_that_buys_nothing
+        teacher = chosen.teacher
+        if teacher.base_url in (STAND_IN, VLLM):  # both run on this machine and cost nothing
+            return chosen
+        missing = []
+        if self.api_key is None:
+            missing.append("OPENAI_API_KEY (the endpoint's key; any word for a server of your own)")
+        if teacher.budget_usd is None and teacher.budget_tokens is None:
+            missing.append("RANKMILL_BUDGET_USD or --budget-usd (a hard limit; 0 is allowed for a server of your own)")
+        if missing:
+            raise SettingsError(
+                f"profile {self.profile_name!r} asks {teacher.model} at {teacher.base_url} and will not start "
+                f"without: {'; '.join(missing)}."
+            )
+        return chosen
+
+    @cached_property
+    def profile_that_buys_nothing(self) -> Profile:
+        """The profile for an estimate, which needs neither key nor budget."""
         return self._with_environment(load_profile(self.profile_name))
 
     def recipes(self) -> list[str]:
@@ -159,25 +178,15 @@ class Settings(BaseSettings):
 
     def _with_environment(self, profile: Profile) -> Profile:
         teacher = profile.teacher
-        if teacher.base_url in (STAND_IN, VLLM):  # both run on this machine and cost nothing
+        if teacher.base_url == STAND_IN:
             return profile
         given = {
-            "base_url": self.base_url or teacher.base_url,
+            "base_url": teacher.base_url if teacher.base_url == VLLM else self.base_url or teacher.base_url,
             "model": self.teacher_model or teacher.model,
             "api_key": self.api_key or teacher.api_key,
             "budget_usd": teacher.budget_usd if self.budget_usd is None else self.budget_usd,
             "budget_tokens": teacher.budget_tokens if self.budget_tokens is None else self.budget_tokens,
         }
-        missing = []
-        if self.api_key is None:
-            missing.append("OPENAI_API_KEY (the endpoint's key; any word for a server of your own)")
-        if given["budget_usd"] is None and given["budget_tokens"] is None:
-            missing.append("RANKMILL_BUDGET_USD or --budget-usd (a hard limit; 0 is allowed for a server of your own)")
-        if missing:
-            raise SettingsError(
-                f"profile {self.profile_name!r} asks {given['model']} at {given['base_url']} and will not start "
-                f"without: {'; '.join(missing)}."
-            )
         return profile.model_copy(update={"teacher": teacher.model_copy(update=given)})
 
 

@@ -58,3 +58,27 @@ def test_a_child_process_gets_the_settings_and_no_secret(monkeypatch: pytest.Mon
     handed = Settings.load().environment()
     assert handed["RANKMILL_HOME"] == str(tmp_path)
     assert "sk-secret-of-a-test" not in str(handed)
+
+
+def test_an_estimate_needs_neither_key_nor_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "RANKMILL_BUDGET_USD", "RANKMILL_BUDGET_TOKENS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANKMILL_PROFILE", "api")
+    assert Settings.load().profile_that_buys_nothing.teacher.model == "deepseek-reasoner"
+
+
+def test_a_server_of_our_own_must_say_what_it_serves_and_needs_no_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: offline\ndescription: mine\nteacher: {base_url: vllm, model: small}\n", "utf-8")
+    with pytest.raises(SettingsError, match=r"`vllm` must say which model to serve"):
+        load_profile(str(path))
+    path.write_text(path.read_text("utf-8").replace("small}", "small, vllm: {model: /models/small, served_name: big}}"), "utf-8")
+    with pytest.raises(SettingsError, match=r"model is 'small', and vllm.served_name 'big'"):
+        load_profile(str(path))
+    path.write_text(path.read_text("utf-8").replace("big", "small"), "utf-8")
+    monkeypatch.setenv("RANKMILL_PROFILE", str(path))
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    assert Settings.load().profile.teacher.base_url == "vllm"
