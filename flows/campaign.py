@@ -20,8 +20,9 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from flows.questions import Question
-from flows.teacher import TeacherSettings, engine_for, serving
+from flows.questions import Question, check_of
+from flows.standing import CHUNK, TO_BUY, standing
+from flows.teacher import UNASKED, TeacherSettings, engine_for, serving
 from inference.archive import records
 from inference.batch import BatchEngine
 from inference.breaker import MostlyErrors
@@ -34,7 +35,6 @@ from inference.prices import UnknownPrice
 from inference.progress import Progress
 from inference.store import ExchangeStore
 
-CHUNK = 400
 CHUNKS_AT_ONCE = 4
 # What a person decides: the same chunk asked again would end the same way.
 DECISIONS = (BudgetExceeded, EndpointRefused, UnknownPrice, MostlyErrors)
@@ -109,10 +109,12 @@ def label(
             for watcher in watchers:
                 watcher(progress)
 
-        # The teacher is at hand even where every first answer is stored: one of them may still want its repair turn.
-        base_url = during.enter_context(serving(teacher, home.logs / "vllm.log"))
+        # A server that takes a minute to start is not started for answers that are all stored.
+        asks = any(state in TO_BUY for _, state in standing(store, questions))
+        log = home.logs / f"vllm {name}.log"
+        base_url = during.enter_context(serving(teacher, log)) if asks else UNASKED
         engine = engine_for(teacher, base_url, store, name)
-        if home.prefect is not None and foreseen.calls:
+        if home.prefect is not None and asks:
             outcomes = asyncio.run(_as_flow(engine, questions, name, home.prefect, watch))
         else:
             outcomes = run(_in_one_stream(engine, questions, watch))
@@ -231,9 +233,3 @@ def _told(outcomes: Sequence[Outcome]) -> dict[str, int]:
 
 async def _may_help(_task: Any, _run: Any, state: Any) -> bool:
     return not isinstance(await state.aresult(raise_on_failure=False), DECISIONS)
-
-
-def check_of(questions: Sequence[Question]) -> Callable[[Request, str], str | None]:
-    """What is wrong with an answer to one of `questions`, as the engine asks it."""
-    by_id = {question.request.id: question for question in questions}
-    return lambda request, content: by_id[request.id].fault_of(content)

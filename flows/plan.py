@@ -9,24 +9,18 @@ nobody can foresee.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from flows import questions, steps
-from flows.campaign import CHUNK, check_of
 from flows.questions import MINING, Purpose, Question
+from flows.standing import State, standing
 from flows.steps import Campaign
 from inference.budget import Estimate, estimate
-from inference.exchange import Request, repair_request
-from inference.purchase import fault_of
+from inference.exchange import Request
 from inference.store import ExchangeStore
 from warehouse.ledger import latest
 from warehouse.production import Shop
-
-# answered: nothing to buy. rejected: faulty in spite of its repair turn. unrepaired: that turn is still to come.
-State = Literal["answered", "new", "changed", "unrepaired", "rejected"]
-STATES: tuple[State, ...] = ("answered", "new", "changed", "unrepaired", "rejected")
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ def _plan(
     states: Counter[State] = Counter()
     again: list[Request] = []
     wanted: list[Request] = []
-    for request, state in _states(store, asked, asked_before):
+    for request, state in standing(store, asked, asked_before):
         states[state] += 1
         if state == "rejected" and retry and request.generation + 1 < teacher.generations:
             again.append(request)
@@ -88,25 +82,3 @@ def _plan(
             wanted.append(request)
     foreseen = estimate(wanted, teacher.prices, store, teacher.pace.max_in_flight, teacher.share)
     return Planned(campaign.domain, purpose, states, foreseen, tuple(again), provisional)
-
-
-def _states(store: ExchangeStore, asked: Sequence[Question], asked_before: set[str]) -> Iterator[tuple[Request, State]]:
-    """Each question's request in its present generation, and where it stands."""
-    for first in range(0, len(asked), CHUNK):
-        chunk = asked[first : first + CHUNK]
-        check = check_of(chunk)
-        faulty: list[tuple[Request, Request]] = []
-        for request, answer in store.look_up([question.request for question in chunk]):
-            if answer is None:
-                yield request, "changed" if request.id in asked_before else "new"
-            elif (fault := fault_of(request, answer, check)) is None:
-                yield request, "answered"
-            else:
-                faulty.append((request, repair_request(request, answer.content, fault)))
-        mended = store.look_up([turn for _, turn in faulty])
-        for (request, _), (turn, answer) in zip(faulty, mended, strict=True):
-            if answer is None:
-                yield request, "unrepaired"
-            else:
-                good = fault_of(turn, answer, check) is None
-                yield request, "answered" if good else "rejected"

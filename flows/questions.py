@@ -9,7 +9,7 @@ those of the docids beside them; nothing here knows HTTP, money, Dagster or Pref
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -177,6 +177,12 @@ def provisional_rankings(pools: Sequence[Pool], settings: LabelSettings, samplin
         if len(pool.docids) > 1
         for sample in range(settings.samples)
     ]
+
+
+def check_of(questions: Sequence[Question]) -> Callable[[Request, str], str | None]:
+    """What is wrong with an answer to one of `questions`, as the engine asks it."""
+    by_id = {question.request.id: question for question in questions}
+    return lambda request, content: by_id[request.id].fault_of(content)
 
 
 def _order(qid: str, chosen: TrainingList, sample: int, seed: int) -> tuple[int, tuple[str, ...]]:

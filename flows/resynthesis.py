@@ -12,14 +12,15 @@ a clock (Dagster's schedule calls), and anything after the filter.
 import json
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flows.campaign import Home, Tell
 from flows.plan import Planned, plan, retry_rejected
 from flows.questions import LabelSettings
 from flows.steps import Campaign, campaign_of, mining_step, ranking_step
-from flows.teacher import TeacherSettings
+from flows.teacher import VLLM, TeacherSettings, serving
 from inference.archive import Record, restore
 from inference.exchange import Exchange
 from inference.store import COLUMNS, ExchangeStore
@@ -107,7 +108,19 @@ def rebuild_store(lake: Lake, path: Path) -> tuple[int, int]:
 def _label_all(mill: Mill, planned: Sequence[Planned], tell: Tell) -> dict[str, list[Performed]]:
     with ExchangeStore(mill.home.store) as store:
         retry_rejected(planned, store)
-    return {active.domain: _label(mill, active, tell) for active in mill.active}
+    with _one_server(mill, planned) as served:
+        return {active.domain: _label(served, active, tell) for active in mill.active}
+
+
+@contextmanager
+def _one_server(mill: Mill, planned: Sequence[Planned]) -> Iterator[Mill]:
+    """The mill with a vLLM server up for all of its campaigns, where it names one and there is something to ask."""
+    asks = any(each.estimate.calls or each.states.get("unrepaired") for each in planned)
+    if mill.teacher.base_url != VLLM or not asks:
+        yield mill
+        return
+    with serving(mill.teacher, mill.home.logs / "vllm.log") as base_url:
+        yield replace(mill, teacher=mill.teacher.model_copy(update={"base_url": base_url}))
 
 
 def _label(mill: Mill, active: Active, tell: Tell) -> list[Performed]:

@@ -27,6 +27,7 @@ from inference.vllm import VllmSettings, serving_vllm
 
 STAND_IN = "stand-in"
 VLLM = "vllm"
+UNASKED = "http://127.0.0.1:9/v1"  # stands where nothing will be asked; nobody listens on the discard port
 
 
 class TeacherSettings(BaseModel):
@@ -69,7 +70,9 @@ class TeacherSettings(BaseModel):
         if self.base_url == VLLM and self.vllm is None:
             raise ValueError("base_url is `vllm`, so `vllm` must say which model to serve: {model: …, served_name: …}")
         if self.base_url == VLLM and self.vllm is not None and self.vllm.served_name != self.model:
-            raise ValueError(f"model is {self.model!r}, and vllm.served_name {self.vllm.served_name!r}: give both alike")
+            raise ValueError(
+                f"model is {self.model!r}, and vllm.served_name {self.vllm.served_name!r}: give both alike"
+            )
         return self
 
     @property

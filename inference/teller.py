@@ -41,6 +41,7 @@ class Teller:
     """Serves the coroutines of one event loop under one budget.
 
     Every method puts its errand on the list at once; it is done whether or not anybody awaits it or goes on waiting.
+    Only a claim that nobody waits for any more is not made: its release may stand on the same list, and comes first.
     """
 
     def __init__(self, store: ExchangeStore, budget: Budget) -> None:
@@ -94,6 +95,7 @@ class Teller:
         if self._going is not None or not len(self._next):
             return
         errands, self._next = self._next, _Errands()
+        errands.claims = [claim for claim in errands.claims if not claim[1].cancelled()]
         self._busy = len(errands) > 2
         self._going = self.store.clerk.perform(lambda con: self._run(con, errands), writes=True)
         self._going.add_done_callback(lambda going: self._hand_out(errands, going))

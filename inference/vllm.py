@@ -34,7 +34,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 GUARD = Path(__file__).with_name("vllm_guard.py")
 SERVER = "vllm.entrypoints.openai.api_server"
 # Set here, each by its own setting or for good; a second value would win over this one or lock this process out.
-OWN_OPTIONS = ("--model", "--served-model-name", "--dtype", "--host", "--port", "--uds", "--api-key")
+OWN_OPTIONS = (
+    "--model", "--served-model-name", "--dtype", "--max-model-len", "--tensor-parallel-size", "--host", "--port",
+    "--uds", "--api-key",
+)  # fmt: skip
 QUIET = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -70,7 +73,7 @@ class VllmSettings(BaseModel):
         None, description="Interpreter of the environment where vLLM is installed; null: the one that is running."
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "bfloat16", description="Type that weights and activations are computed in."
+        "bfloat16", description="Type of the computation; on a CPU without bfloat16 instructions float32 is far faster."
     )
     max_model_len: int | None = Field(
         None, ge=16, description="Most tokens of prompt and answer together; null: as many as the model allows."

@@ -122,7 +122,7 @@ def _label(mill: "Mill", planned: "list[Planned]") -> None:
 
 
 def _show(planned: "list[Planned]", as_json: bool) -> None:
-    from flows.plan import STATES
+    from flows.standing import STATES
 
     if as_json:
         rows = [

@@ -149,7 +149,7 @@ class Settings(BaseSettings):
         """The profile, with what the environment adds to its teacher. Raises SettingsError where key or budget lack."""
         chosen = self.profile_that_buys_nothing
         teacher = chosen.teacher
-        if teacher.base_url in (STAND_IN, VLLM):  # both run on this machine and cost nothing
+        if teacher.base_url in (STAND_IN, VLLM):
             return chosen
         missing = []
         if self.api_key is None:
@@ -178,10 +178,10 @@ class Settings(BaseSettings):
 
     def _with_environment(self, profile: Profile) -> Profile:
         teacher = profile.teacher
-        if teacher.base_url == STAND_IN:
+        if teacher.base_url in (STAND_IN, VLLM):  # both are what the profile says, and need no key
             return profile
         given = {
-            "base_url": teacher.base_url if teacher.base_url == VLLM else self.base_url or teacher.base_url,
+            "base_url": self.base_url or teacher.base_url,
             "model": self.teacher_model or teacher.model,
             "api_key": self.api_key or teacher.api_key,
             "budget_usd": teacher.budget_usd if self.budget_usd is None else self.budget_usd,

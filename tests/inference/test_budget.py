@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 from salt_water import DEAR
+from servers import serving
 
 from inference.archive import records
 from inference.budget import Budget, BudgetExceeded, estimate
 from inference.engine import Engine, ask_all
 from inference.exchange import Exchange, Failure, Request
-from inference.prices import Cost, Prices, UnknownPrice
-from inference.standin import running_standin
-from inference.standin_faults import Faults
+from inference.prices import NOTHING, Cost, Prices, UnknownPrice
+from inference.standin import Standin, running_standin
+from inference.standin_completions import completion
+from inference.standin_faults import Draw, Faults
 from inference.store import ExchangeStore
+from inference.teller import Teller
 
 Make = Callable[..., list[Request]]
 EngineFor = Callable[..., Engine]
@@ -94,6 +106,126 @@ def test_two_stores_on_one_file_share_a_budget(
         settings = {"budget": Budget(usd=6000.0), "prices": DEAR, "start_in_flight": 64}
         asyncio.run(both(engine_for(server, **settings), engine_for(server, opened=second, **settings)))
     assert 6000 - 700 < store.spent("all").usd <= 6000
+
+
+IN_FLIGHT = 256
+SPENDER = """
+import json, sys
+from salt_water import DEAR, ranking_prompt
+from inference.budget import Budget, BudgetExceeded
+from inference.breaker import BreakerSettings
+from inference.endpoint import Endpoint
+from inference.engine import Engine, run
+from inference.exchange import Request, Sampling
+from inference.pace import PaceSettings
+from inference.store import ExchangeStore
+
+url, path, who, usd, tokens, in_flight = sys.argv[1:]
+sampling = Sampling("stand-in-teacher", 0.0, 1.0, 120)
+
+
+def requests():
+    for i in range(1000):
+        prompt = ranking_prompt(f"What does process {who if i % 10 else 'all'} want with number {i}?")
+        yield Request(f"{who}-{i}", ({"role": "user", "content": prompt},), sampling)
+
+
+async def spend(store):
+    endpoint = Endpoint(base_url=url, api_key="none", timeout_s=1.5)
+    pace = PaceSettings(max_in_flight=int(in_flight), start_in_flight=int(in_flight), backoff_base_s=0.01)
+    budget = Budget(usd=json.loads(usd), tokens=json.loads(tokens))
+    async for _ in Engine(endpoint, store, budget, DEAR, pace, BreakerSettings(share=1.0)).ask(requests()):
+        pass
+
+
+with ExchangeStore(path) as store:
+    try:
+        run(spend(store))
+    except BudgetExceeded as error:
+        print("BudgetExceeded:", error)
+"""
+
+
+@dataclass
+class Till:
+    """What a server charges: every answer that it has written, whether or not it has reached anybody."""
+
+    tokens: int = 0
+
+    @web.middleware
+    async def charge(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
+        in_full = completion(await request.json(), Draw())["usage"]["total_tokens"]
+        answer: web.StreamResponse = await handler(request)
+        if answer.status == 200:
+            try:
+                self.tokens += json.loads(answer.text or "")["usage"]["total_tokens"]  # type: ignore[attr-defined]
+            except (AttributeError, ValueError, LookupError):
+                self.tokens += in_full
+        return answer
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [Budget(usd=60_000.0), Budget(tokens=60_000), Budget(usd=1e9, tokens=50_000)],
+    ids=["in USD", "in tokens", "in both, tokens run out first"],
+)
+def test_three_processes_with_hundreds_in_flight_stay_inside_one_budget_though_answers_are_lost(
+    budget: Budget, tmp_path: Path, store: ExchangeStore
+) -> None:
+    cap = budget.tokens or int(budget.usd or 0)
+    faults = Faults(
+        latency_s=0.05,
+        latency_sigma=0.5,
+        rate_500=0.03,
+        rate_reset=0.03,
+        rate_half_body=0.03,
+        rate_slow=0.03,
+        rate_wrong_json=0.03,
+    )
+    till = Till()
+    app = Standin(faults).app()
+    app.middlewares.append(till.charge)
+    with serving(app) as base_url:
+        command = [sys.executable, "-c", SPENDER, base_url, str(store.path)]
+        more = [json.dumps(budget.usd), json.dumps(budget.tokens), str(IN_FLIGHT)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+        spenders = [
+            subprocess.Popen([*command, who, *more], stdout=subprocess.PIPE, text=True, env=environment)
+            for who in "abc"
+        ]
+        most_reserved = 0
+        while any(spender.poll() is None for spender in spenders):
+            # A dollar a token: both limits are the same number.
+            spent, reserved = store.spent("all"), store.reserved("all")
+            assert spent.tokens <= cap and spent.usd <= cap and till.tokens <= cap
+            most_reserved = max(most_reserved, reserved.tokens)
+            time.sleep(0.02)
+        told = [spender.communicate()[0] for spender in spenders]
+    assert all(re.match(r"BudgetExceeded: stopped at .* of .* Raise budget_(usd|tokens)", line) for line in told)
+    with sqlite3.connect(store.path) as con:
+        kinds = dict(con.execute("SELECT kind, sum(tokens) FROM spend GROUP BY kind").fetchall())
+        assert con.execute("SELECT count(*) FROM claims").fetchone() == (0,)
+    spent = store.spent("all")
+    assert kinds["answer"] + kinds["presumed"] == spent.tokens == spent.usd and kinds["presumed"] > 0
+    assert kinds["answer"] < till.tokens <= spent.tokens, "what was lost on its way was charged, and counted"
+    # They stop where no further request fits, and not before.
+    assert cap - 700 < spent.tokens <= cap and most_reserved > cap / 3
+    assert store.reserved("all") == NOTHING
+
+
+def test_a_wish_that_is_given_up_before_it_is_granted_reserves_nothing(
+    some_requests: Make, store: ExchangeStore
+) -> None:
+    async def wish_and_leave() -> None:
+        teller = Teller(store, Budget())
+        for request in some_requests(20):
+            teller.claim(request, Cost(1.0, 10)).cancel()
+            teller.release(request.key, presumed=False)
+            await asyncio.sleep(0)
+        await teller.settle()
+
+    asyncio.run(wish_and_leave())
+    assert store.reserved("all") == NOTHING == store.spent("all")
 
 
 def test_a_request_that_alone_passes_the_budget_is_not_sent(engine_for: EngineFor, some_requests: Make) -> None:

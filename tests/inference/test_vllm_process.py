@@ -217,9 +217,9 @@ def test_a_start_that_is_killed_from_outside_points_to_memory(fake: Make, tmp_pa
 
 
 def test_a_start_that_takes_too_long_is_ended(fake: Make, tmp_path: Path) -> None:
-    settings = fake("never answers", start_timeout_s=1.0)
+    settings = fake("never answers", start_timeout_s=3.0)
     with (
-        pytest.raises(VllmUnusable, match=r"not ready for toy within 1 s(.|\n)*INFO still compiling"),
+        pytest.raises(VllmUnusable, match=r"not ready for toy within 3 s(.|\n)*INFO still compiling"),
         serving_vllm(settings, tmp_path / "vllm.log"),
     ):
         pass

@@ -75,7 +75,7 @@ def settings(python: str, checkpoint: Path) -> VllmSettings:
         model=str(checkpoint),
         served_name=MODEL,
         python=python,
-        # A CPU without bfloat16 instructions emulates them: a sixth of the speed.
+        # A CPU without bfloat16 instructions emulates them, several times slower than this.
         dtype="float32",
         max_model_len=2048,
         cpu_kv_cache_gib=1,

@@ -1,0 +1,43 @@
+"""Where the questions of a campaign stand in the exchange store, without asking anybody.
+
+Deliberately absent: what to do about it (plan.py, campaign.py).
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Literal
+
+from flows.questions import Question, check_of
+from inference.exchange import Request, repair_request
+from inference.purchase import fault_of
+from inference.store import ExchangeStore
+
+# answered: nothing to buy. changed: the same question was asked before in other words. unrepaired: its repair turn is
+# still to come. rejected: faulty in spite of it.
+State = Literal["answered", "new", "changed", "unrepaired", "rejected"]
+STATES: tuple[State, ...] = ("answered", "new", "changed", "unrepaired", "rejected")
+TO_BUY: frozenset[State] = frozenset({"new", "changed", "unrepaired"})
+CHUNK = 400
+
+
+def standing(
+    store: ExchangeStore, asked: Sequence[Question], asked_before: Collection[str] = ()
+) -> Iterator[tuple[Request, State]]:
+    """Each question's request in its present generation, and where it stands."""
+    for first in range(0, len(asked), CHUNK):
+        chunk = asked[first : first + CHUNK]
+        check = check_of(chunk)
+        faulty: list[tuple[Request, Request]] = []
+        for request, answer in store.look_up([question.request for question in chunk]):
+            if answer is None:
+                yield request, "changed" if request.id in asked_before else "new"
+            elif (fault := fault_of(request, answer, check)) is None:
+                yield request, "answered"
+            else:
+                faulty.append((request, repair_request(request, answer.content, fault)))
+        mended = store.look_up([turn for _, turn in faulty])
+        for (request, _), (turn, answer) in zip(faulty, mended, strict=True):
+            if answer is None:
+                yield request, "unrepaired"
+            else:
+                good = fault_of(turn, answer, check) is None
+                yield request, "answered" if good else "rejected"
