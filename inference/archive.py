@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from inference.exchange import Exchange, Message, canonical_json
+from inference.exchange import Exchange, Message, Request, Sampling, canonical_json
 from inference.store import COLUMNS, GET, SELECTED, ExchangeStore, keep
 
 MANY = 500
@@ -27,6 +27,10 @@ _SOME = (
 )
 _ALL = (
     f"SELECT {SELECTED}, e.messages, e.sampling, e.rowid FROM exchanges AS e WHERE e.rowid > ? ORDER BY e.rowid LIMIT ?"
+)
+_AGAIN = (
+    "INSERT INTO asked_again (key, generation) VALUES (?, ?) "
+    "ON CONFLICT (key) DO UPDATE SET generation = max(generation, excluded.generation)"
 )
 
 
@@ -73,19 +77,24 @@ def everything(store: ExchangeStore) -> Iterator[Record]:
 
 
 def restore(store: ExchangeStore, restored: Iterable[Record], scope: str) -> int:
-    """Put answers into a store and count what they cost as spent under `scope`; gives how many were new to it."""
+    """Put answers into a store and count what they cost as spent under `scope`; gives how many were new to it.
+
+    A question that was asked again goes on in the newest generation that has an answer.
+    """
     source = iter(restored)
     new = 0
     while chunk := list(islice(source, MANY)):
 
         def work(con: sqlite3.Connection, chunk: list[Record] = chunk) -> int:
-            keys = json.dumps([record.exchange.key for record in chunk])
-            there = {row[1] for row in con.execute(GET, (keys,))}
-            missing = [record for record in chunk if record.exchange.key not in there]
+            of_key = {record.exchange.key: record for record in reversed(chunk)}
+            there = {row[1] for row in con.execute(GET, (json.dumps(list(of_key)),))}
+            missing = [record for key, record in reversed(of_key.items()) if key not in there]
             texts = [
                 (json.dumps(list(record.messages), ensure_ascii=False), canonical_json(record.sampling))
                 for record in missing
             ]
+            again = [record for record in missing if record.exchange.generation and record.exchange.repair_of is None]
+            con.executemany(_AGAIN, [(_first_key(record), record.exchange.generation) for record in again])
             return keep(con, [record.exchange for record in missing], texts, scope)
 
         new += store.clerk.submit(work, writes=True).result()
@@ -96,3 +105,8 @@ def _record(row: tuple[Any, ...]) -> Record:
     count = len(COLUMNS)
     exchange = Exchange(*(*row[:count], True))
     return Record(exchange, tuple(json.loads(row[count])), json.loads(row[count + 1]))
+
+
+def _first_key(record: Record) -> str:
+    """The key of the same question in its first generation."""
+    return Request("", record.messages, Sampling(**record.sampling)).key

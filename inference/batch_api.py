@@ -80,6 +80,7 @@ class BatchApi:
         # A second of imports, and a run whose answers are all stored does without.
         import openai
 
+        self.endpoint.check_key()
         return openai.AsyncOpenAI(
             base_url=self.endpoint.base_url,
             api_key=self.endpoint.api_key.get_secret_value(),
@@ -93,7 +94,7 @@ class BatchApi:
         """Hand over an input file; gives its id."""
 
         async def call() -> str:
-            return (await self._client.files.create(file=(name, data), purpose="batch")).id
+            return _text((await self._client.files.create(file=(name, data), purpose="batch")).id)
 
         return await self._patiently("the upload of a batch's input file", call)
 
@@ -104,7 +105,7 @@ class BatchApi:
             batch = await self._client.batches.create(
                 input_file_id=file_id, endpoint=URL, completion_window=cast(Any, window), metadata={TAG: tag}
             )
-            return batch.id
+            return _text(batch.id)
 
         return await self._patiently("the creation of a batch", call, once=True)
 
@@ -135,7 +136,7 @@ class BatchApi:
             return b""
 
         async def call() -> bytes:
-            return (await self._client.files.content(file_id)).content
+            return self.endpoint.without_key((await self._client.files.content(file_id)).content)
 
         return await self._patiently(f"to hand out file {file_id}", call, remedy)
 
@@ -191,11 +192,18 @@ def _remote(batch: Batch, endpoint: Endpoint) -> Remote:
     texts = [f"{'' if e.line is None else f'line {e.line}: '}{e.code}: {e.message}" for e in errors[:SHOWN]]
     more = [f"and {len(errors) - SHOWN:,} more"] if len(errors) > SHOWN else []
     return Remote(
-        id=batch.id,
-        status=batch.status,
+        id=_text(batch.id),
+        status=_text(batch.status),
         tag=(batch.metadata or {}).get(TAG),
         output_file_id=batch.output_file_id,
         error_file_id=batch.error_file_id,
         codes=frozenset(e.code for e in errors if e.code),
         said=endpoint.scrub("; ".join([*texts, *more])),
     )
+
+
+def _text(value: object) -> str:
+    """What must be there in an answer; the client itself takes any JSON for what it asked for."""
+    if not isinstance(value, str) or not value:
+        raise TypeError("the answer is not what was asked for")
+    return value

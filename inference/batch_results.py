@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from inference.batch_rows import Asked
-from inference.endpoint import Answer, Endpoint, Line, Trouble
+from inference.endpoint import Answer, Endpoint, Line, Trouble, read_json
 from inference.prices import Price, Prices
 from inference.purchase import priced
 from inference.store import Bought
@@ -42,7 +42,7 @@ def read_results(
     told: dict[str, Mapping[str, Any]] = {}
     for row in (row for file in files for row in file.split(b"\n") if row.strip()):
         try:
-            said = orjson.loads(row)
+            said = read_json(row)
             told.setdefault(said["custom_id"], said)
         except (ValueError, TypeError, LookupError):
             continue  # what it was about is missing then, and treated so

@@ -37,6 +37,8 @@ LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 REFUSALS = {401: "key refused", 402: "payment required", 403: "forbidden", 404: "not found"}
 # What is shorter stands in for no key at all ("none", "EMPTY") and may be a word of an answer.
 SHORTEST_KEY = 16
+# What reading a JSON of another shape than a completion's comes to.
+NO_COMPLETION = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -68,6 +70,15 @@ class Endpoint(BaseModel):
     def trusts_proxies(self) -> bool:
         """Whether a proxy named in the environment is used: never between this process and its own machine."""
         return urlsplit(self.base_url).hostname not in LOOPBACK
+
+    def check_key(self) -> None:
+        """Raises EndpointRefused where no HTTP header can carry the key."""
+        if not _sendable(self.api_key):
+            # The HTTP client would say so too, from frames that hold the key.
+            raise EndpointRefused(
+                f"The API key for {self.base_url} holds what no HTTP header can carry: a blank, a line break or a "
+                "letter outside ASCII. Copy it again."
+            )
 
     def scrub(self, text: str) -> str:
         """The first 500 characters of a text, without the key in any coding of it."""
@@ -124,12 +135,7 @@ class Line:
         import aiohttp
         from yarl import URL
 
-        if not _sendable(self.endpoint.api_key):
-            # The HTTP client would say so too, from frames that hold the key.
-            raise EndpointRefused(
-                f"The API key for {self.endpoint.base_url} holds what no HTTP header can carry: a blank, a line break or "
-                "a letter outside ASCII. Copy it again."
-            )
+        self.endpoint.check_key()
         self._url = URL(self.endpoint.base_url.rstrip("/") + "/chat/completions")
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
@@ -178,7 +184,7 @@ class Line:
         if status == 200:
             try:
                 return read_completion(read_json(raw), latency_s)
-            except (ValueError, TypeError, LookupError) as error:
+            except NO_COMPLETION as error:
                 # A 200 whose body is no chat completion: paid for, perhaps, but no answer.
                 seen = self.endpoint.scrub(raw.decode("utf-8", "replace"))[:200]
                 detail = f"{type(error).__name__}: {error}; the body begins {seen!r}"
@@ -229,11 +235,11 @@ def read_json(raw: bytes) -> Any:
 
 
 def read_completion(completion: Any, latency_s: float) -> Answer:
-    """An answer from the JSON of a chat completion; raises ValueError, TypeError or LookupError where it is none."""
+    """An answer from the JSON of a chat completion; raises one of NO_COMPLETION where it is none."""
     message = completion["choices"][0]["message"]
     finish = completion["choices"][0].get("finish_reason") or ""
     usage = completion.get("usage") or {}
-    prompt, completed = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    prompt, completed = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     # DeepSeek names its cache hits itself; OpenAI and vLLM nest them.
     hits = usage.get("prompt_cache_hit_tokens")
     if hits is None:
@@ -248,11 +254,19 @@ def read_completion(completion: Any, latency_s: float) -> Answer:
         content=content,
         reasoning=reasoning,
         finish_reason="refusal" if message.get("refusal") else str(finish),
-        prompt_tokens=None if prompt is None else int(prompt),
-        completion_tokens=None if completed is None else int(completed),
-        cached_tokens=min(int(hits or 0), int(prompt or 0)),
+        prompt_tokens=prompt,
+        completion_tokens=completed,
+        cached_tokens=min(_count(hits) or 0, prompt or 0),
         latency_s=latency_s,
     )
+
+
+def _count(told: Any) -> int | None:
+    """A number of tokens: below nothing it would give money back, and beyond 64 bits no store could hold it."""
+    count = None if told is None else int(told)
+    if count is not None and not 0 <= count < 2**53:
+        raise ValueError("a count of tokens is out of range")
+    return count
 
 
 def retry_after_s(header: str | None) -> float | None:

@@ -63,7 +63,6 @@ _OWNED = "SELECT key, scope, usd, tokens FROM claims WHERE owner = ?"
 _RENEW = "UPDATE claims SET expires_at = ? WHERE owner = ?"
 # 0 marks a batch that its sender has let go of.
 _RENEW_SENDING = "UPDATE batches SET sender_until = ? WHERE sender = ? AND remote IS NULL AND sender_until > 0"
-_LEAVE_SENDING = "UPDATE batches SET sender_until = 0 WHERE sender = ? AND remote IS NULL"
 _CLAIM = ("claims", ("key", "owner", "host", "pid", "expires_at", "scope", "usd", "tokens"))
 _MINE = (
     "SELECT json_group_array(json_array(key, scope, usd, tokens)) FROM claims WHERE owner = ? "
@@ -131,7 +130,7 @@ class ExchangeStore:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.me = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid())
-        self.clerk = Clerk(self.path, SCHEMA.read_text(encoding="utf-8"), VERSION, self._renew, LEASE_S / 4)
+        self.clerk = Clerk(self.path, SCHEMA.read_text(encoding="utf-8"), VERSION, self.renew, LEASE_S / 4)
 
     def __enter__(self) -> ExchangeStore:
         return self
@@ -144,7 +143,7 @@ class ExchangeStore:
     def close(self) -> None:
         """Give up what is still claimed (counted as spent: it may have been charged) and close the file."""
         if not self.clerk.closed:
-            self.clerk.submit(self._leave, writes=True)
+            self.clerk.submit(lambda con: _presume(con, con.execute(_OWNED, (self.me.owner,)).fetchall()), writes=True)
         self.clerk.close()
 
     def look_up(self, requests: Sequence[Request]) -> list[Found]:
@@ -247,11 +246,8 @@ class ExchangeStore:
             return True
         return True
 
-    def _leave(self, con: sqlite3.Connection) -> None:
-        _presume(con, con.execute(_OWNED, (self.me.owner,)).fetchall())
-        con.execute(_LEAVE_SENDING, (self.me.owner,))
-
-    def _renew(self, con: sqlite3.Connection) -> None:
+    def renew(self, con: sqlite3.Connection) -> None:
+        """The clerk's beat: whoever still runs keeps its claims, and the batches that it is sending."""
         until = time.time() + LEASE_S
         con.execute(_RENEW, (until, self.me.owner))
         con.execute(_RENEW_SENDING, (until, self.me.owner))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 from aiohttp import web
+from servers import serving
 
 At = str | int | Callable[[bytes], bytes]
 
@@ -78,27 +78,7 @@ class Gate:
 def gate_before(server: str) -> Iterator[Gate]:
     """A gate before the server of this address, while the context lasts."""
     gate = Gate(server)
-    started, loop, over = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
-
-    async def serve() -> None:
-        app = web.Application(client_max_size=256 * 2**20)
-        app.router.add_route("*", "/{path:.*}", gate.handle)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            gate.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-            started.set()
-            await over.wait()
-        finally:
-            await runner.cleanup()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
-    thread.start()
-    assert started.wait(10)
-    try:
+    app = web.Application(client_max_size=256 * 2**20)
+    app.router.add_route("*", "/{path:.*}", gate.handle)
+    with serving(app) as gate.base_url:
         yield gate
-    finally:
-        loop.call_soon_threadsafe(over.set)
-        thread.join(10)
-        loop.close()

@@ -1,6 +1,6 @@
 """Endpoints that the stand-in does not play: any aiohttp application, over real HTTP on a thread of its own.
 
-    with serving(answering(handler)) as base_url: ...
+with serving(answering(handler)) as base_url: ...
 """
 
 from __future__ import annotations

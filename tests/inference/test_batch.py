@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sqlite3
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -14,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from gate import gate_before
 from salt_water import DEAR, ranking_prompt
+from servers import serving
+from test_secrets import ECHOES, KEY, dumped, echoing, traces
 
 from inference import batch_rows
 from inference.archive import records
@@ -318,6 +322,42 @@ def test_batches_are_no_larger_than_they_may_be_and_no_more_of_them_are_open(
     assert [size for (size,) in rows_of(store, "SELECT requests FROM batches ORDER BY rowid")] == [4] * 7 + [2, 3, 3, 3]
 
 
+def test_two_processes_on_one_store_have_no_more_batches_open_than_one(
+    batches_for: BatchFor, some_requests: Make, store: ExchangeStore, tmp_path: Path
+) -> None:
+    requests, most_open = some_requests(24), 0
+
+    def watch(_progress: Progress) -> None:
+        nonlocal most_open
+        open_now = rows_of(store, "SELECT count(*) FROM batches WHERE ended_as IS NULL")[0][0]
+        most_open = max(most_open, open_now)
+
+    async def drain(engine: BatchEngine, part: list[Request]) -> int:
+        return len([one async for one in engine.ask(part, on_progress=watch, every_s=0.01)])
+
+    async def both(one: BatchEngine, other: BatchEngine) -> list[int]:
+        return await asyncio.gather(drain(one, requests[:12]), drain(other, requests[12:]))
+
+    with running_standin(Faults(batch_delay_s=0.1)) as server, ExchangeStore(store.path) as second:
+        settings = {"max_requests": 3, "open_batches": 2}
+        pair = batches_for(server, **settings), batches_for(server, opened=second, **settings)
+        assert asyncio.run(both(*pair)) == [12, 12]
+    assert most_open == 2
+
+
+def test_a_batch_is_sent_though_it_is_not_full_where_no_more_may_be_read(
+    batches_for: BatchFor, some_requests: Make, full_list: Check
+) -> None:
+    async def run(engine: BatchEngine) -> int:
+        return len([one async for one in engine.ask(some_requests(12), full_list)])
+
+    with running_standin(Faults(rate_garbage=0.4)) as server:
+        engine = batches_for(server, max_requests=4, open_batches=1)
+        # Repair turns take up the room that a further four requests would want.
+        assert asyncio.run(asyncio.wait_for(run(engine), 10)) == 12
+        assert server.counts["garbage"] > 0
+
+
 def test_each_batch_asks_one_model(batches_for: BatchFor, some_requests: Make, store: ExchangeStore) -> None:
     other = [replace(r, sampling=replace(r.sampling, model="gpt-4o")) for r in some_requests(3)]
     with running_standin() as server, pytest.raises(BatchRefused, match="3 requests to gpt-4o"):
@@ -453,11 +493,69 @@ def test_the_key_stays_out_of_errors_logs_progress_and_the_store(
             lines += [*traceback.format_exception(error), repr(error.__context__), repr(engine)]
         assert "key refused" in "".join(lines) and "incorrect API key provided: Bearer ***" in "".join(lines)
     assert nothing_is_held(store)
-    with running_standin(Faults(rate_garbage=0.3, rate_500=0.3), api_key=secret) as server:
-        lines += [repr(one) for one in ask_all(batches_for(server, key=secret), some_requests(10), full_list)]
+    faults = Faults(rate_garbage=0.3, rate_500=0.3)
+    with running_standin(faults, api_key=secret) as server, gate_before(server.base_url) as gate:
+        # An endpoint that answers with the key, wherever it can.
+        gate.at["GET /files/content"] = lambda said: said.replace(b"The ", f"{secret} ".encode()).replace(b"the ", b"")
+        outcomes = ask_all(batches_for(gate.base_url, key=secret), some_requests(10), full_list)
+        lines += [repr(one) for one in outcomes]
+        assert any(isinstance(one, Exchange) and one.reasoning.startswith("*** query") for one in outcomes)
     store.close()
     assert secret not in "\n".join(lines) and secret not in caplog.text and "/batches" in caplog.text
     assert all(secret.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_key_that_no_header_can_carry_is_refused_before_it_is_sent_and_not_shown(
+    batches_for: BatchFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    with running_standin() as server, gate_before(server.base_url) as gate:
+        with pytest.raises(EndpointRefused, match=r"no HTTP header can carry") as caught:
+            ask_all(batches_for(gate.base_url, key=f"{KEY}\n{KEY}"), some_requests(2))
+        assert not gate.seen and nothing_is_held(store)
+    assert traces(dumped(caught.value)) == []
+
+
+@pytest.mark.parametrize("echo", ECHOES)
+def test_an_endpoint_that_shows_the_key_it_was_sent_has_it_in_no_error_log_or_row(
+    echo: str, batches_for: BatchFor, some_requests: Make, store: ExchangeStore, caplog: Any
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    lines: list[str] = []
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", echoing(ECHOES[echo]))
+    with serving(app) as base_url:
+        engine = batches_for(base_url, key=KEY, unreachable_s=0.01)
+        with pytest.raises((EndpointRefused, EndpointDown)) as caught:
+            ask_all(engine, some_requests(2), on_progress=lambda p: lines.append(p.line + repr(p)))
+    assert nothing_is_held(store)
+    store.close()
+    # OpenAI's HTTP client logs a status line as it came, which no endpoint but this one fills with a key.
+    logged = [r.getMessage() for r in caplog.records if (echo, r.name) != ("a reason", "httpx2")]
+    written = [dumped(caught.value), repr(engine), *lines, *logged]
+    written += [path.read_bytes().decode("utf-8", "replace") for path in store.path.parent.iterdir()]
+    assert [trace for text in written for trace in traces(text)] == []
+
+
+def test_an_answer_to_a_creation_that_names_no_batch_is_a_lost_one(
+    batches_for: BatchFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    with running_standin() as server, gate_before(server.base_url) as gate:
+        gate.at["POST /batches"] = lambda _said: b'{"choices": []}'
+        outcomes = ask_all(batches_for(gate.base_url), some_requests(3))
+        assert len(outcomes) == 3 == server.counts["answered"] and gate.seen["POST /batches"] == 1
+    assert nothing_is_held(store)
+
+
+def test_half_an_emoji_in_one_answer_spoils_no_other(
+    batches_for: BatchFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    with running_standin() as server, gate_before(server.base_url) as gate:
+        gate.at["GET /files/content"] = lambda said: said.replace(b'"[2]', b'"\\ud83d [2]', 1)
+        outcomes, _ = ask(batches_for(gate.base_url), some_requests(3), lambda _request, _content: None)
+        assert server.counts["answered"] == 3
+    contents = [one.content for one in outcomes if isinstance(one, Exchange)]
+    assert len(contents) == 3 and sum(content.startswith("\ufffd [2]") for content in contents) == 1
+    assert kinds_of_spending(store) == {"answer": 3}
 
 
 def test_an_endpoint_without_a_batch_api_is_named(
@@ -532,6 +630,35 @@ def queue_full(said: bytes) -> bytes:
     errors = [{"code": "token_limit_exceeded", "message": "Enqueued token limit reached.", "line": None}]
     failed = {"status": "failed", "errors": {"data": errors}, "output_file_id": None, "error_file_id": None}
     return json.dumps({**json.loads(said), **failed}).encode()
+
+
+def test_a_batch_whose_upload_takes_long_is_kept_by_its_sender(
+    batches_for: BatchFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    def listed(until: float) -> list[bool]:
+        with sqlite3.connect(store.path) as con:
+            con.execute("UPDATE batches SET sender_until = ? WHERE sender_until > 0", (until,))
+        store.clerk.submit(store.renew, writes=True).result()
+        rows = store.clerk.submit(lambda con: batch_rows.open_rows(con, store), writes=False).result()
+        return [row.sending for row in rows]
+
+    async def leave(engine: BatchEngine, gate: Any) -> None:
+        async with aclosing(engine.ask(some_requests(3))) as outcomes:
+            asking = asyncio.ensure_future(anext(outcomes))
+            while not gate.held:
+                await asyncio.sleep(0.01)
+            assert listed(until=time.time() - 1) == [True]
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        while gate.held:
+            await asyncio.sleep(0.01)
+
+    with running_standin() as server, gate_before(server.base_url) as gate:
+        for place in ("POST /files", "POST /batches"):
+            gate.at = {place: "hold"}
+            asyncio.run(leave(batches_for(gate.base_url), gate))
+            # Before the creation nothing is left of the batch; after it, the next run has to look.
+            assert listed(until=time.time() + 60) == ([] if place == "POST /files" else [False])
 
 
 def test_a_full_queue_at_the_provider_is_waited_for_with_fewer_batches_open(

@@ -11,13 +11,15 @@ import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from aiohttp import web
 from salt_water import DEAR
+from servers import answering, serving
 
 from inference.archive import everything
 from inference.endpoint import retry_after_s
@@ -25,7 +27,7 @@ from inference.engine import Engine
 from inference.exchange import FAULTS, Exchange, Failure, Request, repair_request
 from inference.prices import NOTHING
 from inference.progress import Progress
-from inference.standin import running_standin
+from inference.standin import Standin, running_standin
 from inference.standin_completions import completion
 from inference.standin_faults import Draw, Faults
 from inference.store import ExchangeStore
@@ -115,6 +117,14 @@ TEXT = {
 each_text = pytest.mark.parametrize("text", TEXT.values(), ids=TEXT.keys())
 
 
+@contextmanager
+def playing(faults: Faults) -> Iterator[Standin]:
+    """A stand-in that drops what it still has in hand at the end, and would have answered late."""
+    server = Standin(faults)
+    with serving(server.app()) as server.base_url:
+        yield server
+
+
 def ask(engine: Engine, requests: Sequence[Request], check: Check) -> tuple[Outcomes, Progress]:
     """Outcomes in the order of the requests, each of which must come out exactly once, and the last figures."""
     seen: list[Progress] = []
@@ -159,7 +169,7 @@ def test_a_fault_of_the_wire_is_retried_until_there_is_an_answer(
     wire: Wire, engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore
 ) -> None:
     requests = some_requests(16)
-    with running_standin(wire.faults(0.3)) as server:
+    with playing(wire.faults(0.3)) as server:
         outcomes, progress = ask(engine_for(server, prices=DEAR, **wire.more), requests, full_list)
         assert server.counts["answered"] == len(requests)
     lost = progress.troubles[wire.trouble]
@@ -180,7 +190,7 @@ def test_a_fault_of_the_wire_that_never_ends_fails_the_request_which_can_be_aske
     wire: Wire, engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore
 ) -> None:
     requests = some_requests(4)
-    with running_standin(wire.faults(1.0)) as server:
+    with playing(wire.faults(1.0)) as server:
         outcomes, progress = ask(engine_for(server, prices=DEAR, max_attempts=2, **wire.more), requests, full_list)
         assert server.counts["answered"] == 0 and server.counts.get(wire.counted, 8) == 8
     failures = [o for o in outcomes if isinstance(o, Failure)]
@@ -193,6 +203,45 @@ def test_a_fault_of_the_wire_that_never_ends_fails_the_request_which_can_be_aske
     with running_standin() as server:
         again, _ = ask(engine_for(server), requests, full_list)
     assert len(good(again)) == 4 and kept(store).keys() == {request.key for request in requests}
+
+
+COMPLETION = b'{"choices": [{"finish_reason": "stop", "message": {"content": "[2] > [1] %b"}}]}'
+FINE = COMPLETION % b""
+BODIES = {
+    "nested without end": (b"[" * 200_000, None),
+    "content that is no text": (b'{"choices": [{"message": {"content": [1, 2]}}]}', None),
+    "a message that is none": (b'{"choices": [{"message": null}]}', None),
+    **{
+        f"a count that is {count}": (FINE[:-1] + f', "usage": {{"completion_tokens": {count}}}}}'.encode(), None)
+        for count in ('"many"', "-1000000", "1e999", "9" * 30, "[7]")
+    },
+    "usage that is a list": (FINE[:-1] + b', "usage": [7]}', None),
+    "nothing": (b"", None),
+    "half an emoji": (COMPLETION % rb"\ud83d", "[2] > [1] \ufffd"),
+    "bytes that are no UTF-8": (COMPLETION % b"\xff", "[2] > [1] \ufffd"),
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_body_that_no_client_foresees_is_an_answer_if_one_can_be_read_in_it_and_else_a_trouble(
+    body: str, engine_for: EngineFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    raw, content = BODIES[body]
+
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(body=raw, content_type="application/json")
+
+    requests = some_requests(1)
+    with serving(answering(answer)) as base_url:
+        outcomes, progress = ask(engine_for(base_url, prices=DEAR, max_attempts=1), requests, lambda _r, _c: None)
+    if content is None:
+        assert progress.failed == {"unreadable": 1} and kept(store) == {}
+        assert spending(store, "presumed") == at_worst(requests, times=1)
+    else:
+        assert [o.content for o in good(outcomes)] == [content]
+        # Usage that was not told counts at its worst.
+        assert spending(store, "answer") == at_worst(requests, times=1)
 
 
 def test_an_address_where_nobody_listens_is_named_and_costs_nothing(
@@ -250,7 +299,7 @@ def test_an_attempt_is_waited_for_no_longer_than_the_deadline_of_its_request(
     engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore
 ) -> None:
     requests = some_requests(3)
-    with running_standin(Late(late=1.0)) as server:
+    with playing(Late(late=1.0)) as server:
         engine = engine_for(server, prices=DEAR, deadline_s=0.3, timeout_s=30.0)
         outcomes, progress = ask(engine, requests, full_list)
     assert progress.failed == {"timeout": 3} and progress.calls == 3

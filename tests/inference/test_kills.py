@@ -51,7 +51,8 @@ def full_list(request, content):
 
 
 with ExchangeStore(path) as store:
-    pace = PaceSettings(max_in_flight=int(in_flight), start_in_flight=int(in_flight), backoff_base_s=0.005, max_attempts=20)
+    most = int(in_flight)
+    pace = PaceSettings(max_in_flight=most, start_in_flight=most, backoff_base_s=0.005, max_attempts=20)
     engine = Engine(Endpoint(base_url=url, api_key="none"), store, Budget(), DEAR, pace)
     outcomes = ask_all(engine, requests, full_list)
 print(json.dumps([[getattr(outcome, name) for name in json.loads(lasting)] for outcome in outcomes]))
