@@ -25,6 +25,7 @@ from flows.standing import CHUNK, TO_BUY, standing
 from flows.teacher import UNASKED, TeacherSettings, engine_for, serving
 from inference.archive import records
 from inference.batch import BatchEngine
+from inference.batch_rows import BatchElsewhere
 from inference.breaker import MostlyErrors
 from inference.budget import BudgetExceeded, Estimate, estimate
 from inference.endpoint import EndpointRefused
@@ -37,7 +38,7 @@ from inference.store import ExchangeStore
 
 CHUNKS_AT_ONCE = 4
 # What a person decides: the same chunk asked again would end the same way.
-DECISIONS = (BudgetExceeded, EndpointRefused, UnknownPrice, MostlyErrors)
+DECISIONS = (BudgetExceeded, EndpointRefused, UnknownPrice, MostlyErrors, BatchElsewhere)
 EXCHANGE_SCHEMA = {
     "domain": pl.String, "purpose": pl.String, "key": pl.String, "request_id": pl.String, "model": pl.String,
     "served_model": pl.String, "messages": pl.String, "sampling": pl.String, "generation": pl.Int64,
@@ -115,7 +116,7 @@ def label(
         base_url = during.enter_context(serving(teacher, log)) if asks else UNASKED
         engine = engine_for(teacher, base_url, store, name)
         if home.prefect is not None and asks:
-            outcomes = asyncio.run(_as_flow(engine, questions, name, home.prefect, watch))
+            outcomes = asyncio.run(_as_flow(engine, questions, name, home.prefect, watch, _chunk(teacher)))
         else:
             outcomes = run(_in_one_stream(engine, questions, watch))
         exchanges = exchange_rows(store, questions, domain)
@@ -181,6 +182,7 @@ async def _as_flow(
     name: str,
     results: Path,
     watch: Callable[[Progress], None],
+    size: int,
 ) -> list[Outcome]:
     from prefect import flow, task
     from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
@@ -207,13 +209,13 @@ async def _as_flow(
 
         async def in_turn(first: int) -> None:
             async with gate:
-                await label_chunk(first, min(first + CHUNK, len(questions)))
+                await label_chunk(first, min(first + size, len(questions)))
 
         @flow(name="label-campaign", flow_run_name=name, persist_result=True, result_serializer="json")
         async def label_campaign() -> dict[str, int]:
             try:
                 async with asyncio.TaskGroup() as chunks:
-                    for first in range(0, len(questions), CHUNK):
+                    for first in range(0, len(questions), size):
                         chunks.create_task(in_turn(first))
             except BaseExceptionGroup as errors:
                 raise errors.exceptions[0] from None
@@ -222,6 +224,11 @@ async def _as_flow(
         with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: results}):
             await label_campaign()
     return [answered[question.request.id] for question in questions]
+
+
+def _chunk(teacher: TeacherSettings) -> int:
+    """Questions a Prefect task; in batch mode a task holds a whole batch of the provider's."""
+    return CHUNK if teacher.mode == "live" else teacher.batch.max_requests
 
 
 def _told(outcomes: Sequence[Outcome]) -> dict[str, int]:

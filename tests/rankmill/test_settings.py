@@ -75,7 +75,9 @@ def test_a_server_of_our_own_must_say_what_it_serves_and_needs_no_key(
     path.write_text("extends: offline\ndescription: mine\nteacher: {base_url: vllm, model: small}\n", "utf-8")
     with pytest.raises(SettingsError, match=r"`vllm` must say which model to serve"):
         load_profile(str(path))
-    path.write_text(path.read_text("utf-8").replace("small}", "small, vllm: {model: /models/small, served_name: big}}"), "utf-8")
+    path.write_text(
+        path.read_text("utf-8").replace("small}", "small, vllm: {model: /models/small, served_name: big}}"), "utf-8"
+    )
     with pytest.raises(SettingsError, match=r"model is 'small', and vllm.served_name 'big'"):
         load_profile(str(path))
     path.write_text(path.read_text("utf-8").replace("big", "small"), "utf-8")
