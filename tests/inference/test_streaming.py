@@ -30,7 +30,8 @@ FEW, MANY, MISSING = 2_000, 200_000, 500
 BOUND_MB = 16
 SAMPLING = Sampling("stand-in-teacher", 0.0, 1.0, 400)
 GOING = """
-import json, resource, sys
+import json, re, sys
+from pathlib import Path
 from inference.budget import Budget
 from inference.endpoint import Endpoint
 from inference.engine import Engine, run
@@ -66,7 +67,8 @@ async def go(engine):
 with ExchangeStore(path) as store:
     engine = Engine(Endpoint(base_url=url, api_key="none"), store, Budget(), Prices.load(), PaceSettings())
     stored, bought = run(go(engine))
-peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# And not ru_maxrss, which a process inherits from the one that started it.
+peak_kb = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 print(json.dumps({"stored": stored, "bought": bought, "peak_mb": peak_kb / 1024}))
 """
 
