@@ -24,8 +24,8 @@ from flows.questions import Question, check_of
 from flows.standing import CHUNK, TO_BUY, standing
 from flows.teacher import UNASKED, TeacherSettings, engine_for, serving
 from inference.archive import records
-from inference.batch import BatchEngine
-from inference.batch_rows import BatchElsewhere
+from inference.batch.engine import BatchEngine
+from inference.batch.rows import BatchElsewhere
 from inference.breaker import MostlyErrors
 from inference.budget import BudgetExceeded, Estimate, estimate
 from inference.endpoint import EndpointRefused

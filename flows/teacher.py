@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from inference.batch import BatchEngine, BatchSettings
+from inference.batch.engine import BatchEngine, BatchSettings
 from inference.breaker import BreakerSettings
 from inference.budget import Budget
 from inference.endpoint import Endpoint
@@ -111,7 +111,7 @@ def engine_for(teacher: TeacherSettings, base_url: str, store: ExchangeStore, wh
 def serving(teacher: TeacherSettings, log: Path) -> Iterator[str]:
     """The teacher's address; the stand-in or a vLLM server (which writes to `log`) runs for the length of the block."""
     if teacher.base_url == STAND_IN:
-        from inference.standin import running_standin
+        from inference.standin.server import running_standin
 
         with running_standin() as standin:
             yield standin.base_url

@@ -6,7 +6,7 @@ reservation; `spend` and `totals` hold what was paid. A claim and its budget che
 each one transaction, so two processes that ask the same thing buy it once and together stay inside one budget. The
 claim of a process that died is taken over (at once on the same host, else when its lease runs out) and counted as
 spent at its worst case, since the endpoint may have charged for it. Claims that a batch holds outlive the process that
-sent it; `batches` and `batch_lines` say what is on its way in them (`batch_rows`).
+sent it; `batches` and `batch_lines` say what is on its way in them (`batch.rows`).
 
 Failures are never stored. An answer that was bought but is of no use can be asked again (`ask_again`): the request
 then carries the next generation number, and the old answer stays.

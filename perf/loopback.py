@@ -10,7 +10,7 @@ completions were answered, the seconds from the first request to the last answer
 a client need not be believed. POST /count tells it too, and begins anew.
 
 Absent on purpose: a look at what is asked, streaming, errors, limits and keys. For a teacher that answers what it is
-asked, and that fails, there is `inference.standin`.
+asked, and that fails, there is `inference.standin.server`.
 """
 
 from __future__ import annotations

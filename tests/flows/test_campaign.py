@@ -23,8 +23,8 @@ from inference.engine import Engine, ask_all
 from inference.exchange import Exchange
 from inference.pace import PaceSettings
 from inference.prices import Price, Prices
-from inference.standin import running_standin
-from inference.standin_faults import Faults
+from inference.standin.faults import Faults
+from inference.standin.server import running_standin
 from inference.store import ExchangeStore
 
 KEY = "sk-9f8e7d6c5b4a-very-secret"

@@ -19,8 +19,8 @@ from flows.teacher import engine_for
 from inference.budget import BudgetExceeded
 from inference.engine import ask_all
 from inference.prices import Price
-from inference.standin import Standin, running_standin
-from inference.standin_faults import Faults
+from inference.standin.faults import Faults
+from inference.standin.server import Standin, running_standin
 from inference.store import ExchangeStore
 from warehouse.ledger import latest
 from warehouse.production import Shop

@@ -15,7 +15,7 @@ from inference.engine import Engine
 from inference.exchange import Request, Sampling
 from inference.pace import PaceSettings
 from inference.prices import Prices
-from inference.standin import Standin
+from inference.standin.server import Standin
 from inference.store import ExchangeStore
 
 

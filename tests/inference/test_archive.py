@@ -18,8 +18,8 @@ from inference.archive import Record, everything, records, restore
 from inference.engine import Engine, ask_all
 from inference.exchange import Exchange, Request, Sampling
 from inference.prices import NOTHING, Cost
-from inference.standin import running_standin
-from inference.standin_faults import Faults
+from inference.standin.faults import Faults
+from inference.standin.server import running_standin
 from inference.store import ExchangeStore
 
 Make = Callable[..., list[Request]]

@@ -21,12 +21,12 @@ from salt_water import DEAR, ranking_prompt
 from servers import serving
 from test_secrets import ECHOES, KEY, dumped, echoing, traces
 
-from inference import batch_rows
 from inference.archive import records
-from inference.batch import BatchEngine, BatchSettings
-from inference.batch_api import BatchRefused
-from inference.batch_desk import input_line
-from inference.batch_rows import BatchElsewhere
+from inference.batch import rows as batch_rows
+from inference.batch.api import BatchRefused
+from inference.batch.desk import input_line
+from inference.batch.engine import BatchEngine, BatchSettings
+from inference.batch.rows import BatchElsewhere
 from inference.breaker import BreakerSettings, EndpointDown, MostlyErrors
 from inference.budget import ASSUMED_TOKENS_PER_S, Budget, BudgetExceeded, estimate
 from inference.endpoint import Endpoint, EndpointRefused
@@ -34,9 +34,9 @@ from inference.engine import Asks, Engine, ask_all
 from inference.exchange import Exchange, Failure, Request, Sampling
 from inference.prices import Price, Prices, UnknownPrice
 from inference.progress import Progress
-from inference.standin import MODEL, Standin, running_standin
-from inference.standin_answers import VERSION
-from inference.standin_faults import Faults
+from inference.standin.answers import VERSION
+from inference.standin.faults import Faults
+from inference.standin.server import MODEL, Standin, running_standin
 from inference.store import ExchangeStore
 
 Make = Callable[..., list[Request]]
@@ -778,7 +778,7 @@ def test_requests_in_a_batch_at_another_address_are_named_and_can_be_given_up(
     with running_standin() as server:
         with pytest.raises(BatchElsewhere) as caught:
             ask_all(batches_for(server), some_requests(5))
-        command = str(caught.value).split("python -m inference.batch_rows ")[1].split()
+        command = str(caught.value).split("python -m inference.batch.rows ")[1].split()
         assert f"3 of these requests are in a batch that was filed for {there} at 20" in str(caught.value)
         batch_rows.main(command[:1])
         assert f"3 x {MODEL}  {there}  batch_" in capsys.readouterr().out
@@ -797,7 +797,7 @@ def test_a_batch_that_the_provider_has_lost_is_named_with_the_way_out(
     with running_standin() as server, gate_before(server.base_url) as gate:
         gate.at["GET /batches"] = 404
         with pytest.raises(
-            EndpointRefused, match=r"not found.*give it up.*python -m inference.batch_rows \S+ --give-up"
+            EndpointRefused, match=r"not found.*give it up.*python -m inference.batch.rows \S+ --give-up"
         ):
             ask_all(batches_for(gate.base_url), some_requests(2))
     assert store.reserved("all").tokens > 0 and len(rows_of(store, "SELECT 1 FROM batches WHERE ended_as IS NULL")) == 1

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from gate import Gate, gate_before
 
-from inference.standin import running_standin
-from inference.standin_faults import Faults
+from inference.standin.faults import Faults
+from inference.standin.server import running_standin
 from inference.store import ExchangeStore
 
 COUNT = 12
 ASKER = """
 import sys
-from inference.batch import BatchEngine, BatchSettings
+from inference.batch.engine import BatchEngine, BatchSettings
 from inference.budget import Budget
 from inference.endpoint import Endpoint
 from inference.engine import ask_all

@@ -18,8 +18,8 @@ from inference.archive import everything
 from inference.breaker import Breaker, BreakerSettings, EndpointDown, MostlyErrors
 from inference.engine import Engine, Requests, ask_all
 from inference.exchange import FAULTS, Exchange, Failure, Request
-from inference.standin import running_standin
-from inference.standin_faults import Draw, Faults
+from inference.standin.faults import Draw, Faults
+from inference.standin.server import running_standin
 from inference.store import ExchangeStore, now
 
 Make = Callable[..., list[Request]]

@@ -28,9 +28,9 @@ from inference.budget import Budget, BudgetExceeded, estimate
 from inference.engine import Engine, ask_all
 from inference.exchange import Exchange, Failure, Request
 from inference.prices import NOTHING, Cost, Prices, UnknownPrice
-from inference.standin import Standin, running_standin
-from inference.standin_completions import completion
-from inference.standin_faults import Draw, Faults
+from inference.standin.completions import completion
+from inference.standin.faults import Draw, Faults
+from inference.standin.server import Standin, running_standin
 from inference.store import ExchangeStore
 from inference.teller import Teller
 

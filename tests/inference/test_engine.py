@@ -16,9 +16,9 @@ from inference.engine import Engine, ask_all
 from inference.exchange import Exchange, Failure, Request
 from inference.progress import Progress
 from inference.purchase import accept_all
-from inference.standin import MODEL, running_standin
-from inference.standin_answers import VERSION
-from inference.standin_faults import Faults
+from inference.standin.answers import VERSION
+from inference.standin.faults import Faults
+from inference.standin.server import MODEL, running_standin
 from inference.store import ExchangeStore
 
 Make = Callable[..., list[Request]]

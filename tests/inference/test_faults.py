@@ -27,9 +27,9 @@ from inference.engine import Engine
 from inference.exchange import FAULTS, Exchange, Failure, Request, repair_request
 from inference.prices import NOTHING
 from inference.progress import Progress
-from inference.standin import Standin, running_standin
-from inference.standin_completions import completion
-from inference.standin_faults import Draw, Faults
+from inference.standin.completions import completion
+from inference.standin.faults import Draw, Faults
+from inference.standin.server import Standin, running_standin
 from inference.store import ExchangeStore
 
 Make = Callable[..., list[Request]]

@@ -20,9 +20,9 @@ from typing import Any
 from inference.archive import everything
 from inference.exchange import Exchange
 from inference.purchase import AHEAD
-from inference.standin import Standin, running_standin
-from inference.standin_completions import prompt_key
-from inference.standin_faults import ANSWERED, Draw, Faults
+from inference.standin.completions import prompt_key
+from inference.standin.faults import ANSWERED, Draw, Faults
+from inference.standin.server import Standin, running_standin
 from inference.store import ExchangeStore
 
 COUNT, KILLS, IN_FLIGHT, SEED = 2000, 20, 16, 4

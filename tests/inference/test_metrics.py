@@ -17,8 +17,8 @@ from inference.engine import Engine, ask_all
 from inference.exchange import Request
 from inference.metrics import PREFIX, PortTaken, serving_metrics
 from inference.progress import Progress
-from inference.standin import running_standin
-from inference.standin_faults import Faults
+from inference.standin.faults import Faults
+from inference.standin.server import running_standin
 
 Make = Callable[..., list[Request]]
 EngineFor = Callable[..., Engine]

@@ -22,8 +22,8 @@ from inference.engine import Engine, ask_all
 from inference.exchange import Exchange, Request
 from inference.prices import Cost
 from inference.purchase import AHEAD
-from inference.standin import Standin, running_standin
-from inference.standin_faults import Faults
+from inference.standin.faults import Faults
+from inference.standin.server import Standin, running_standin
 from inference.store import ExchangeStore, now
 
 Make = Callable[..., list[Request]]

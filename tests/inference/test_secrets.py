@@ -28,8 +28,8 @@ from inference.engine import Engine, ask_all
 from inference.exchange import Request, Sampling
 from inference.metrics import serving_metrics
 from inference.progress import Progress
-from inference.standin import running_standin
-from inference.standin_faults import Faults
+from inference.standin.faults import Faults
+from inference.standin.server import running_standin
 from inference.store import ExchangeStore
 
 EngineFor = Callable[..., Engine]

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from salt_water import PASSAGES, ranking_prompt
 
 from inference.exchange import Request
-from inference.lexical import best_first, helpful, misleading, read, weigh
-from inference.standin import MODEL, running_standin
-from inference.standin_answers import VERSION, answer, read_prompt
-from inference.standin_faults import Faults
-from inference.standin_logprobs import token_logprobs
+from inference.standin.answers import VERSION, answer, read_prompt
+from inference.standin.faults import Faults
+from inference.standin.lexical import best_first, helpful, misleading, read, weigh
+from inference.standin.logprobs import token_logprobs
+from inference.standin.server import MODEL, running_standin
 
 QUERY = "Why do sailors die of thirst at sea?"
 GOLD = "Osmosis: salt draws water through the membrane of every cell until it dries out."
@@ -135,7 +135,9 @@ def test_it_speaks_the_protocol_and_says_what_it_is(some_requests: Callable[...,
 
 def test_it_runs_as_a_program_that_prints_its_address() -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "inference.standin", "--port", "0", "--rate-500", "1"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "inference.standin.server", "--port", "0", "--rate-500", "1"],
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()

@@ -13,9 +13,9 @@ import pytest
 from openai.types import Batch
 from salt_water import ranking_prompt
 
-from inference.standin import MODEL, running_standin
-from inference.standin_answers import answer
-from inference.standin_faults import Faults
+from inference.standin.answers import answer
+from inference.standin.faults import Faults
+from inference.standin.server import MODEL, running_standin
 
 ENDED = {"failed", "completed", "expired", "cancelled"}
 Talk = Callable[[openai.AsyncOpenAI], Awaitable[None]]

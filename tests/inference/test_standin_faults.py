@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from salt_water import ranking_prompt
 
-from inference.standin import MODEL, Standin, running_standin
-from inference.standin_faults import KINDS, Faults
+from inference.standin.faults import KINDS, Faults
+from inference.standin.server import MODEL, Standin, running_standin
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from servers import serving
 
 from inference.engine import Engine
 from inference.exchange import Exchange, Request, Sampling
-from inference.standin import Standin, running_standin
+from inference.standin.server import Standin, running_standin
 from inference.store import ExchangeStore, keep, now
 
 Make = Callable[..., list[Request]]

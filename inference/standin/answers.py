@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from inference.lexical import Evidence, Weighed, best_first, helpful, misleading, weigh
+from inference.standin.lexical import Evidence, Weighed, best_first, helpful, misleading, weigh
 
 VERSION = "stand-in-lexical-1"
 _TASK = re.compile(r"^Task: (choose the passages that help|choose the passages that mislead|rank the passages)", re.M)

@@ -2,7 +2,7 @@
 
 `Faults` holds a share for every kind of fault; `draw` decides by a hash of seed, prompt and attempt, so a run repeats
 and a retry can succeed. The same hash gives the latency and, where a kind has several forms, the form. Faults of the
-text (cut off, empty, refused, garbage) are made in `standin_completions`; here are those of the transport.
+text (cut off, empty, refused, garbage) are made in `completions`; here are those of the transport.
 
 Absent on purpose: faults of anything but chat completions (files, batches and the list of models always answer).
 """

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from inference.exchange import canonical_json
-from inference.standin_answers import VERSION, Said, answer
-from inference.standin_faults import Draw
-from inference.standin_logprobs import MOST_TOP, token_logprobs
+from inference.standin.answers import VERSION, Said, answer
+from inference.standin.faults import Draw
+from inference.standin.logprobs import MOST_TOP, token_logprobs
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 GARBAGE = ("[1] > [1] > [99]", "The passages are all of interest.", "[2 > 1", "1, 2, 3", "[0]")

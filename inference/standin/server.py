@@ -1,6 +1,6 @@
 """The stand-in teacher: a loopback server that speaks the OpenAI protocol and answers from lexical evidence.
 
-    python -m inference.standin --port 8077          # prints its address, runs until interrupted
+    python -m inference.standin.server --port 8077          # prints its address, runs until interrupted
 
     with running_standin() as server:                # in this process, on a free port, on a thread of its own
         ... server.base_url ...
@@ -26,10 +26,10 @@ from typing import Any
 
 from aiohttp import web
 
-from inference.standin_answers import VERSION
-from inference.standin_batches import Batches
-from inference.standin_completions import completion, prompt_key, what_is_wrong
-from inference.standin_faults import (
+from inference.standin.answers import VERSION
+from inference.standin.batches import Batches
+from inference.standin.completions import completion, prompt_key, what_is_wrong
+from inference.standin.faults import (
     ANSWERED,
     ON_THE_WIRE,
     Draw,
@@ -40,7 +40,7 @@ from inference.standin_faults import (
     refusal_of,
     spoilt,
 )
-from inference.standin_files import Files
+from inference.standin.files import Files
 
 MODEL = "stand-in-teacher"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -177,7 +177,9 @@ def running_standin(faults: Faults | None = None, api_key: str | None = None, po
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the stand-in until interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m inference.standin", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m inference.standin.server", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--port", type=int, default=0, help="port on loopback (0: any free one)")
     for option in fields(Faults):
         kind = int if option.name == "seed" else float

@@ -5,7 +5,7 @@ with it, and is looked up again when the batch has ended. A faulty answer gets i
 request that came back without an answer goes into the next one, `rounds` times. One that somebody else has claimed, and
 one that the budget has no room for, are tried again whenever a batch has ended, and at every `poll_s`.
 
-Absent on purpose: HTTP and rows (`batch_desk`).
+Absent on purpose: HTTP and rows (`desk`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from inference.batch_api import BatchRefused
-from inference.batch_desk import Desk, Ended
-from inference.batch_rows import Asked
+from inference.batch.api import BatchRefused
+from inference.batch.desk import Desk, Ended
+from inference.batch.rows import Asked
 from inference.breaker import Breaker
 from inference.endpoint import EndpointRefused, Trouble
 from inference.engine import Outcome, Requests

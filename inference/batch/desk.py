@@ -5,7 +5,7 @@ sender was killed are watched and collected alike; that is also how a run goes o
 row says that it is about to happen; where its answer is lost, the provider's list is asked for the batch by its tag,
 and only when the batch has not turned up there for `settle_s` do its requests count as not sent.
 
-Absent on purpose: which requests go into which batch, and what is asked again (`batch_stream`).
+Absent on purpose: which requests go into which batch, and what is asked again (`stream`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from inference.batch_api import ENDED, URL, BatchApi, Remote, Unsure
-from inference.batch_results import missing, read_results
-from inference.batch_rows import (
+from inference.batch.api import ENDED, URL, BatchApi, Remote, Unsure
+from inference.batch.results import missing, read_results
+from inference.batch.rows import (
     Asked,
     Draft,
     Row,
@@ -41,7 +41,7 @@ from inference.store import Claim
 from inference.teller import Teller
 
 if TYPE_CHECKING:
-    from inference.batch import BatchSettings
+    from inference.batch.engine import BatchSettings
 
 # How much longer than its window the claims of a batch stand, so that a run on the next day still finds them.
 LEASE_BEYOND_S = 86_400.0
@@ -236,7 +236,7 @@ class Desk:
     def _remedy(self, row: Row) -> str:
         return (
             "If the batch is lost there, give it up (it then counts as spent): "
-            f"python -m inference.batch_rows {self.teller.store.path} --give-up {row.batch}"
+            f"python -m inference.batch.rows {self.teller.store.path} --give-up {row.batch}"
         )
 
     def _wake(self) -> None:

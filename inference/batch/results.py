@@ -3,7 +3,7 @@
 Every request comes out as an answer with its price, or as the trouble that it met. A line without an answer is not
 charged; one that says that it has an answer, and holds none that can be read, may have been.
 
-Absent on purpose: whether an answer is any good (`batch`), and the files' way here (`batch_api`).
+Absent on purpose: whether an answer is any good (`engine`), and the files' way here (`api`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from inference.batch_rows import Asked
+from inference.batch.rows import Asked
 from inference.endpoint import Answer, Endpoint, Line, Trouble, read_json
 from inference.prices import Price, Prices
 from inference.purchase import priced

@@ -26,9 +26,9 @@ from typing import Any
 
 from aiohttp import web
 
-from inference.standin_batch_input import Line, error, read_lines
-from inference.standin_faults import ON_THE_WIRE, OTHER_SHAPES, Faults, Reply, error_response
-from inference.standin_files import Files, Route, page
+from inference.standin.batch_input import Line, error, read_lines
+from inference.standin.faults import ON_THE_WIRE, OTHER_SHAPES, Faults, Reply, error_response
+from inference.standin.files import Files, Route, page
 
 ENDPOINT, WINDOW, WINDOW_S = "/v1/chat/completions", "24h", 86_400
 ENDED = frozenset({"failed", "completed", "expired", "cancelled"})

@@ -9,11 +9,11 @@ first collects what earlier runs have left at the provider, paid for then, and g
 or left early leaves its open batches in the same way. An error ends a run at once, and the batches that are open then
 are collected by the next one; only a budget that is spent waits for them.
 
-    batch_stream   one stream of requests: what goes into which batch, what is asked again
-    batch_desk     sends batches, watches the open ones, keeps what they bring
-    batch_rows     batches as rows of the store
-    batch_api      the provider's API
-    batch_results  the files that a batch leaves behind
+    stream   one stream of requests: what goes into which batch, what is asked again
+    desk     sends batches, watches the open ones, keeps what they bring
+    rows     batches as rows of the store
+    api      the provider's API
+    results  the files that a batch leaves behind
 
 Absent on purpose: cancelling batches, and pacing (a batch has limits of its own).
 """
@@ -27,9 +27,9 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from inference.batch_api import BatchApi
-from inference.batch_desk import Desk
-from inference.batch_stream import Stream
+from inference.batch.api import BatchApi
+from inference.batch.desk import Desk
+from inference.batch.stream import Stream
 from inference.breaker import Breaker, BreakerSettings
 from inference.budget import Budget
 from inference.endpoint import Endpoint

@@ -4,7 +4,7 @@ Whatever can be repeated is repeated, with a growing wait, until the endpoint ha
 creation of a batch is not: where it is not certain that none came about, `create` raises Unsure, and `recent` finds the
 batch by the tag that it was given. Every text that leaves this module is scrubbed of the key.
 
-Absent on purpose: rows and claims (`batch_rows`), cancelling, and deleting the provider's files.
+Absent on purpose: rows and claims (`rows`), cancelling, and deleting the provider's files.
 """
 
 from __future__ import annotations

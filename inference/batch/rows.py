@@ -1,14 +1,14 @@
 """Batches as rows of the store: filed before anything is sent, open until their answers are kept.
 
-    python -m inference.batch_rows STORE                  # what is open
-    python -m inference.batch_rows STORE --give-up ID     # for a batch that its provider has lost: counts as spent
+    python -m inference.batch.rows STORE                  # what is open
+    python -m inference.batch.rows STORE --give-up ID     # for a batch that its provider has lost: counts as spent
 
 A batch is filed in one transaction with the claims on its requests and with the requests themselves, so whoever finds
 the row can go on with it. `creating_at` says that the provider may know of the batch, `remote` that it does; until
 then a sender has to be alive. A row ends in the transaction that keeps its answers, so that two processes that
 collect the same batch book it once. It stays, its requests go.
 
-Functions that take a connection run on the store's clerk. Absent on purpose: HTTP (`batch_api`).
+Functions that take a connection run on the store's clerk. Absent on purpose: HTTP (`api`).
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def file_batch(
         raise BatchElsewhere(
             f"{count:,} of these requests are in a batch that was filed for {endpoint} at {filed_at} and is not "
             "collected yet. Run with that base_url to collect it; or, if it is lost, give it up (it then counts as "
-            f"spent): python -m inference.batch_rows {store.path} --give-up {batch}"
+            f"spent): python -m inference.batch.rows {store.path} --give-up {batch}"
         )
     granted = [
         _line(draft.batch, request, attempt)
@@ -211,7 +211,7 @@ def _keys(con: sqlite3.Connection, batch: str) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """List the open batches of a store, or give one up."""
-    parser = argparse.ArgumentParser(prog="python -m inference.batch_rows", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m inference.batch.rows", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("store", type=Path, help="the exchange store, a SQLite file")
     parser.add_argument("--give-up", metavar="ID", help="end this batch uncollected; its worst case counts as spent")
     chosen = parser.parse_args(arguments)

@@ -1,0 +1,1 @@
+"""The stand-in teacher: `server` is the way in."""
