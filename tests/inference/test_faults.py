@@ -76,7 +76,7 @@ class Wire:
 
 
 def of(kind: str, form: int = 0, **more: Any) -> Callable[[float], Faults]:
-    return lambda share: Form(form=form, **{f"rate_{kind}": share}, **more)
+    return lambda share: Form(form=form, **{f"rate_{kind}": share, **more})
 
 
 SOON = {"timeout_s": 1.0}

@@ -79,7 +79,13 @@ class Steady(Faults):
 
 def steady() -> Steady:
     text = Faults(rate_garbage=0.1, rate_cutoff=0.04, rate_empty=0.04, rate_refusal=0.06, seed=SEED)
-    wire = {"rate_429": 0.03, "rate_429_bare": 0.02, "rate_500": 0.04, "rate_reset": 0.03, "rate_half_body": 0.02}
+    wire: dict[str, Any] = {
+        "rate_429": 0.03,
+        "rate_429_bare": 0.02,
+        "rate_500": 0.04,
+        "rate_reset": 0.03,
+        "rate_half_body": 0.02,
+    }
     return Steady(text=text, latency_s=0.006, retry_after_s=0.01, rate_wrong_json=0.01, seed=SEED, **wire)
 
 
@@ -125,7 +131,8 @@ def test_killed_at_twenty_moments_a_campaign_ends_with_the_same_rows_and_every_f
 ) -> None:
     rng = random.Random(SEED)
     moments = sorted(rng.sample(range(30, COUNT, 30), KILLS))
-    path, taken_over = tmp_path / "killed.sqlite", set()
+    path = tmp_path / "killed.sqlite"
+    taken_over: set[tuple[str, str]] = set()
     with running_standin(steady()) as server:
         undisturbed = to_the_end(server, tmp_path / "undisturbed.sqlite")
     faults = steady()

@@ -15,6 +15,7 @@ import traceback
 import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -48,13 +49,13 @@ TRACES = {
 }
 
 
-def traces(written: str | bytes) -> list[str]:
-    """The codings of the key that stand in a text."""
-    text = written.decode("utf-8", "replace") if isinstance(written, bytes) else written
+def traces(written: object) -> list[str]:
+    """The codings of the key that stand in a text or in the bytes of a file."""
+    text = written.decode("utf-8", "replace") if isinstance(written, bytes) else str(written)
     return [name for name, trace in TRACES.items() if trace in text]
 
 
-def said(message: str, status: int = 500, **more: str) -> web.Response:
+def said(message: str, status: int = 500, **more: Any) -> web.Response:
     return web.json_response({"error": {"message": message}}, status=status, **more)
 
 
@@ -190,10 +191,10 @@ def test_an_endpoint_that_takes_the_key_and_answers_leaves_no_trace_of_it_either
     [{"timeout_s": -1}, {"base_url": None}, {"apikey": KEY}, {"base_url": KEY, "timeout_s": "soon"}],
     ids=["a wrong value", "a missing field", "a misspelt field", "a mistaken field"],
 )
-def test_a_mistake_in_the_settings_of_an_endpoint_is_told_without_what_was_given(mistake: dict[str, object]) -> None:
+def test_a_mistake_in_the_settings_of_an_endpoint_is_told_without_what_was_given(mistake: dict[str, Any]) -> None:
     given = {"base_url": "http://127.0.0.1/v1", "api_key": KEY, **mistake}
     with pytest.raises(ValidationError) as raised:
-        Endpoint(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        Endpoint(**{name: value for name, value in given.items() if value is not None})
     assert traces(str(raised.value) + repr(raised.value)) == []
 
 
