@@ -24,12 +24,11 @@ from flows.questions import Question, check_of
 from flows.standing import CHUNK, TO_BUY, standing
 from flows.teacher import UNASKED, TeacherSettings, engine_for, serving
 from inference.archive import records
-from inference.batch.engine import BatchEngine
 from inference.batch.rows import BatchElsewhere
 from inference.breaker import MostlyErrors
 from inference.budget import BudgetExceeded, Estimate, estimate
 from inference.endpoint import EndpointRefused
-from inference.engine import Engine, run
+from inference.engine import Asks, run
 from inference.exchange import Exchange, Failure, Request
 from inference.metrics import serving_metrics
 from inference.prices import UnknownPrice
@@ -164,7 +163,7 @@ def _all_generations(store: ExchangeStore, questions: Sequence[Question]) -> Ite
 
 
 async def _in_one_stream(
-    engine: Engine | BatchEngine, questions: Sequence[Question], watch: Callable[[Progress], None]
+    engine: Asks, questions: Sequence[Question], watch: Callable[[Progress], None]
 ) -> list[Outcome]:
     place = {question.request.id: i for i, question in enumerate(questions)}
     outcomes = [
@@ -177,7 +176,7 @@ async def _in_one_stream(
 
 
 async def _as_flow(
-    engine: Engine | BatchEngine,
+    engine: Asks,
     questions: Sequence[Question],
     name: str,
     results: Path,

@@ -18,7 +18,7 @@ from inference.batch.engine import BatchEngine, BatchSettings
 from inference.breaker import BreakerSettings
 from inference.budget import Budget
 from inference.endpoint import Endpoint
-from inference.engine import Engine
+from inference.engine import Asks, Engine
 from inference.exchange import Sampling
 from inference.pace import PaceSettings
 from inference.prices import Price, Prices
@@ -92,7 +92,7 @@ class TeacherSettings(BaseModel):
         return self.prices.of(self.model).batch if self.mode == "batch" else 1.0
 
 
-def engine_for(teacher: TeacherSettings, base_url: str, store: ExchangeStore, what: str) -> Engine | BatchEngine:
+def engine_for(teacher: TeacherSettings, base_url: str, store: ExchangeStore, what: str) -> Asks:
     """The engine that asks this teacher; `what` is named where a budget stops it."""
     endpoint = Endpoint(
         base_url=base_url,

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sized
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -45,10 +46,23 @@ Watch = Callable[[Progress], None]
 LOOKUP = 512
 
 
-class Asks(Protocol):
-    """Whoever answers a stream of requests: `Engine`, or `batch.BatchEngine`."""
+class OpenRun(Protocol):
+    """An open run, which answers one or several streams of requests."""
 
-    def ask(
+    def ask(self, requests: Requests, check: Check = accept_all) -> AsyncGenerator[Outcome, None]:
+        """Answer every request, as they come ready."""
+
+
+class Asks(ABC):
+    """Whoever answers a stream of requests: `Engine`, or `batch.engine.BatchEngine`."""
+
+    @abstractmethod
+    def open(
+        self, total: int | None = None, on_progress: Watch | None = None, every_s: float = 2.0
+    ) -> AbstractAsyncContextManager[OpenRun]:
+        """A run over one client, with one set of figures; `on_progress` is called every `every_s` seconds."""
+
+    async def ask(
         self,
         requests: Requests,
         check: Check = accept_all,
@@ -57,11 +71,19 @@ class Asks(Protocol):
         on_progress: Watch | None = None,
         every_s: float = 2.0,
     ) -> AsyncGenerator[Outcome, None]:
-        """Answer every request, as they come ready."""
+        """Answer every request, as they come ready; a run of its own. See the `ask` of what `open` gives."""
+        if total is None and isinstance(requests, Sized):
+            total = len(requests)
+        async with (
+            self.open(total, on_progress, every_s) as session,
+            aclosing(session.ask(requests, check)) as outcomes,
+        ):
+            async for outcome in outcomes:
+                yield outcome
 
 
 @dataclass
-class Engine:
+class Engine(Asks):
     """Asks one endpoint; holds no connection outside `ask` and `open`."""
 
     endpoint: Endpoint
@@ -93,25 +115,6 @@ class Engine:
                 await asyncio.gather(ticker, return_exceptions=True)
                 if on_progress is not None:
                     on_progress(purchase.progress())
-
-    async def ask(
-        self,
-        requests: Requests,
-        check: Check = accept_all,
-        *,
-        total: int | None = None,
-        on_progress: Watch | None = None,
-        every_s: float = 2.0,
-    ) -> AsyncGenerator[Outcome, None]:
-        """Answer every request, as they come ready; a run of its own. See `Session.ask`."""
-        if total is None and isinstance(requests, Sized):
-            total = len(requests)
-        async with (
-            self.open(total, on_progress, every_s) as session,
-            aclosing(session.ask(requests, check)) as outcomes,
-        ):
-            async for outcome in outcomes:
-                yield outcome
 
 
 @dataclass

@@ -21,7 +21,7 @@ Absent on purpose: cancelling batches, and pacing (a batch has limits of its own
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sized
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -33,7 +33,7 @@ from inference.batch.stream import Stream
 from inference.breaker import Breaker, BreakerSettings
 from inference.budget import Budget
 from inference.endpoint import Endpoint
-from inference.engine import Outcome, Requests, Watch
+from inference.engine import Asks, Outcome, Requests, Watch
 from inference.prices import Prices
 from inference.progress import Tally
 from inference.purchase import Check, NoRoom, accept_all
@@ -68,7 +68,7 @@ class BatchSettings(BaseModel):
 
 
 @dataclass
-class BatchEngine:
+class BatchEngine(Asks):
     """Asks one endpoint in batches; holds no connection outside `ask` and `open`."""
 
     endpoint: Endpoint
@@ -102,25 +102,6 @@ class BatchEngine:
                 await desk.settle()
                 if on_progress is not None:
                     on_progress(desk.progress())
-
-    async def ask(
-        self,
-        requests: Requests,
-        check: Check = accept_all,
-        *,
-        total: int | None = None,
-        on_progress: Watch | None = None,
-        every_s: float = 2.0,
-    ) -> AsyncGenerator[Outcome, None]:
-        """Answer every request, as they come ready; a run of its own. See `BatchSession.ask`."""
-        if total is None and isinstance(requests, Sized):
-            total = len(requests)
-        async with (
-            self.open(total, on_progress, every_s) as session,
-            aclosing(session.ask(requests, check)) as outcomes,
-        ):
-            async for outcome in outcomes:
-                yield outcome
 
 
 @dataclass
