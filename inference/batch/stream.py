@@ -290,7 +290,8 @@ class Stream:
             task = asyncio.create_task(self._desk.send(batch, [wanted.asked for wanted in granted]))
             task.add_done_callback(lambda _: self._changed.set())
             self._sending.add(task)
-        elif too_dear and claims[-1].reserved.tokens == 0:
+        elif too_dear and claims[-1].reserved.tokens == 0 and not self._sent:
+            # With batches of our own that ended since the last turn, the next one hands out their answers first.
             raise NoRoom
         return too_dear
 
