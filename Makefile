@@ -16,7 +16,7 @@ test: .venv/tested
 
 # Labels a small set with a real model behind a real vLLM, on the CPU; minutes, and gigabytes to install.
 test-vllm: .venv/tested .venv-vllm/installed
-	RANKMILL_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -s -m vllm tests/vllm
+	RANKMILL_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -s -m vllm tests/own_server
 
 lint: .venv/tested
 	$(BIN)/ruff check .
