@@ -106,7 +106,7 @@ class Engine(Asks):
             breaker = Breaker(self.breaker, self.endpoint.base_url)
             teller = Teller(self.store, self.budget)
             purchase = Purchase(line, teller, self.prices, self.pace, breaker, tally)
-            ticker = asyncio.create_task(_tick(purchase, on_progress, every_s))
+            ticker = asyncio.create_task(tick(purchase.progress, on_progress, every_s))
             try:
                 yield Session(purchase)
             finally:
@@ -204,7 +204,7 @@ async def _read(
     hand: Hand,
 ) -> None:
     """Hand out what is stored and good; leave the rest to the workers."""
-    async for chunk in _chunks(requests):
+    async for chunk in in_chunks(requests):
         ready: list[Outcome] = []
         rest: list[tuple[Request, Exchange | None]] = []
         for request, stored in await purchase.teller.look_up(chunk):
@@ -261,18 +261,19 @@ async def _close_when_done(
     return errors[0] if errors else None  # type: ignore[return-value]
 
 
-async def _chunks(requests: Requests) -> AsyncGenerator[list[Request], None]:
+async def in_chunks(requests: Requests, most: int = LOOKUP) -> AsyncGenerator[list[Request], None]:
     """Requests in lists: long ones from an iterable, of one from a stream whose next item may take its time."""
     if isinstance(requests, AsyncIterable):
         async for request in requests:
             yield [request]
         return
     source = iter(requests)
-    while chunk := list(islice(source, LOOKUP)):
+    while chunk := list(islice(source, most)):
         yield chunk
 
 
-async def _tick(purchase: Purchase, on_progress: Watch | None, every_s: float) -> None:
+async def tick(progress: Callable[[], Progress], on_progress: Watch | None, every_s: float) -> None:
+    """Show a run's progress every `every_s` seconds, until cancelled."""
     while on_progress is not None:
         await asyncio.sleep(every_s)
-        on_progress(purchase.progress())
+        on_progress(progress())

@@ -33,7 +33,7 @@ from inference.batch.stream import Stream
 from inference.breaker import Breaker, BreakerSettings
 from inference.budget import Budget
 from inference.endpoint import Endpoint
-from inference.engine import Asks, Outcome, Requests, Watch
+from inference.engine import Asks, Outcome, Requests, Watch, tick
 from inference.prices import Prices
 from inference.progress import Tally
 from inference.purchase import Check, NoRoom, accept_all
@@ -92,7 +92,7 @@ class BatchEngine(Asks):
             teller = Teller(self.store, self.budget)
             desk = Desk(api, teller, self.prices, self.settings, tally)
             await desk.look()
-            tasks = [asyncio.create_task(desk.watch()), asyncio.create_task(_tick(desk, on_progress, every_s))]
+            tasks = [asyncio.create_task(desk.watch()), asyncio.create_task(tick(desk.progress, on_progress, every_s))]
             try:
                 yield BatchSession(desk, Breaker(self.breaker, self.endpoint.base_url))
             finally:
@@ -127,9 +127,3 @@ class BatchSession:
             budget = desk.teller.budget
             spent = await asyncio.to_thread(desk.teller.store.spent, budget.scope)
             raise budget.exceeded(spent, desk.tally.done, desk.tally.total) from None
-
-
-async def _tick(desk: Desk, on_progress: Watch | None, every_s: float) -> None:
-    while on_progress is not None:
-        await asyncio.sleep(every_s)
-        on_progress(desk.progress())
