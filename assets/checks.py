@@ -9,9 +9,9 @@ import dagster as dg
 
 from assets.resources import Factory
 from warehouse import laws
+from warehouse.curation.releases import read_release
 from warehouse.lake import Lake
 from warehouse.ledger import latest
-from warehouse.releases import read_release
 
 SHOWN = 10
 

@@ -8,14 +8,14 @@ import polars as pl
 from assets.partitions import domains
 from assets.production import law, produce
 from assets.resources import Factory
-from warehouse import cards
-from warehouse.curation import curate, whole_rows
-from warehouse.filtering import consistency_step
+from warehouse.curation.curate import curate, whole_rows
+from warehouse.curation.releases import release_writes
+from warehouse.curation.self_consistency import consistency_step
 from warehouse.lake import canonical_sha256
 from warehouse.ledger import WHOLE, Product, book
+from warehouse.pages import cards
+from warehouse.pages.reports import write_report
 from warehouse.production import CODE_VERSION, Made, Shop, Step, own
-from warehouse.releases import release_writes
-from warehouse.reports import write_report
 
 
 @dg.asset(

@@ -19,8 +19,8 @@ from warehouse import leaderboard as boards
 from warehouse.lake import Replace, content_sha256
 from warehouse.ledger import WHOLE, Product, latest, rejected
 from warehouse.models import newest_model
+from warehouse.pages.reports import write_report
 from warehouse.production import Made, Shop, Step, own
-from warehouse.reports import write_report
 
 INPUTS = ("queries", "passages", "human_judgements", "candidates")
 

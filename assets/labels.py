@@ -8,12 +8,12 @@ from assets.partitions import domains
 from assets.production import law, produce
 from assets.resources import Factory
 from flows.steps import mining_step, ranking_step
-from warehouse.campaigns import campaign_values
-from warehouse.intake import SOURCES, candidates_step
+from warehouse.intake.steps import SOURCES, candidates_step
 from warehouse.lake import canonical_sha256
 from warehouse.ledger import WHOLE, Product
+from warehouse.pages.campaigns import campaign_values
+from warehouse.pages.reports import write_report
 from warehouse.production import Made, Shop, Step
-from warehouse.reports import write_report
 
 
 @dg.asset(

@@ -11,8 +11,8 @@ from pydantic import Field, PrivateAttr
 
 from flows.steps import Campaign, campaign_of
 from rankmill.settings import Settings
+from warehouse.intake.registry import Active, Registry
 from warehouse.lake import Lake
-from warehouse.registry import Active, Registry
 
 
 class Factory(dg.ConfigurableResource):

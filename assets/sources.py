@@ -9,8 +9,8 @@ from assets.partitions import domains
 from assets.production import law, produce
 from assets.resources import Factory
 from rankmill.settings import ROOT
-from warehouse.benchmarks import read_benchmarks
-from warehouse.intake import SOURCES, source_step
+from warehouse.intake.benchmarks import read_benchmarks
+from warehouse.intake.steps import SOURCES, source_step
 from warehouse.lake import Replace, content_sha256
 from warehouse.ledger import WHOLE, Product
 from warehouse.production import Made, Shop, Step

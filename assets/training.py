@@ -14,12 +14,12 @@ from assets.resources import Factory
 from ranking.prompts import load_template
 from training.jobs import ModelRef, RlJob, SftJob, TrainResult, base_model, finished
 from training.recipes import Recipe
-from warehouse import pictures
+from warehouse.curation.releases import export_rows
 from warehouse.lake import Replace
 from warehouse.ledger import WHOLE, Product, latest
 from warehouse.models import left_out_rows, model_row, newest_model
+from warehouse.pages import pictures
 from warehouse.production import Made, Shop, Step, own
-from warehouse.releases import export_rows
 
 CURVES = ("loss", "reward", "ndcg", "recall", "rbo", "malformed_rate", "kl")
 

@@ -24,13 +24,13 @@ from flows.teacher import VLLM, TeacherSettings, serving
 from inference.archive import Record, restore
 from inference.exchange import Exchange
 from inference.store import COLUMNS, ExchangeStore
-from warehouse.campaigns import campaign_values
-from warehouse.filtering import consistency_step
-from warehouse.intake import candidates_step, source_step
+from warehouse.curation.self_consistency import consistency_step
+from warehouse.intake.registry import Active
+from warehouse.intake.steps import candidates_step, source_step
 from warehouse.lake import Lake
+from warehouse.pages.campaigns import campaign_values
+from warehouse.pages.reports import write_report
 from warehouse.production import Performed, Shop, Step, perform
-from warehouse.registry import Active
-from warehouse.reports import write_report
 
 
 @dataclass(frozen=True)

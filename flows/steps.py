@@ -17,12 +17,12 @@ from flows.teacher import TeacherSettings
 from inference.store import ExchangeStore
 from ranking.agreement import agreement, position_bias, positions_of_top_pick
 from ranking.prompts import load_template, titled
-from warehouse import pictures
-from warehouse.intake import SOURCES
+from warehouse.intake.source_tables import gold_passages
+from warehouse.intake.steps import SOURCES
 from warehouse.lake import Replace, content_sha256
 from warehouse.ledger import Product
+from warehouse.pages import pictures
 from warehouse.production import Made, Shop, Step, own
-from warehouse.source_tables import gold_passages
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from rankmill.settings import Settings, SettingsError
-from warehouse.benchmarks import read_benchmarks
 from warehouse.evaluation import held_out
-from warehouse.sources import read_source
+from warehouse.intake.benchmarks import read_benchmarks
+from warehouse.intake.sources import read_source
 
 
 def activate(settings: Settings, sources: list[str] | None, limit: int | None, benchmarks: list[Path] | None) -> None:

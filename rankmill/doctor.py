@@ -123,7 +123,7 @@ def _lake() -> Iterator[Finding]:
 
 def _sources() -> Iterator[Finding]:
     from rankmill.settings import ROOT, Settings
-    from warehouse.registry import Registry
+    from warehouse.intake.registry import Registry
 
     for active in Registry(Settings.load().home / "sources.yaml", ROOT / "seed").active():
         there = active.kind != "folder" or Path(active.location, "queries.jsonl").is_file()

@@ -20,8 +20,8 @@ from flows.campaign import Home
 from flows.questions import LabelSettings
 from flows.teacher import STAND_IN, VLLM, TeacherSettings
 from training.recipes import Recipe, load_recipe, merge
-from warehouse.curation import ReleaseSettings
-from warehouse.registry import Registry
+from warehouse.curation.curate import ReleaseSettings
+from warehouse.intake.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = {

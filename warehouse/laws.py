@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from warehouse.cards import never_train_on
-from warehouse.contamination import contaminated
-from warehouse.curation import ReleaseSettings, curate, whole_rows
+from warehouse.curation.contamination import contaminated
+from warehouse.curation.curate import ReleaseSettings, curate, whole_rows
+from warehouse.curation.releases import UnknownRelease, read_release, release_sha256
 from warehouse.lake import Lake
 from warehouse.ledger import latest
-from warehouse.releases import UnknownRelease, read_release, release_sha256
+from warehouse.pages.cards import never_train_on
 
 KEYS = {
     "queries": ("domain", "qid"), "passages": ("domain", "docid"), "candidates": ("domain", "qid", "docid"),

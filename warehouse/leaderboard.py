@@ -7,9 +7,9 @@ from typing import Any
 import polars as pl
 
 from ranking.metrics import DEFAULT_MEASURES, bootstrap_mean
-from warehouse import pictures
 from warehouse.evaluation import FIRST_STAGE
-from warehouse.reports import data_uri
+from warehouse.pages import pictures
+from warehouse.pages.reports import data_uri
 
 STAGES = (FIRST_STAGE, "base", "sft", "rl")
 HEADLINE = "nDCG@10"

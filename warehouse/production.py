@@ -17,7 +17,7 @@ import polars as pl
 
 from warehouse.lake import CommitMessage, Lake
 from warehouse.ledger import Materialization, Product, book, enter, input_sha256, latest
-from warehouse.markdown import picture, table
+from warehouse.pages.markdown import picture, table
 
 CODE_VERSION = "2"
 FILES = "_files"  # the figure that names what an asset wrote beside the lake

@@ -11,8 +11,8 @@ from flows.questions import LabelSettings
 from flows.resynthesis import Mill
 from flows.teacher import TeacherSettings
 from inference.pace import PaceSettings
+from warehouse.intake.registry import Active
 from warehouse.lake import Lake
-from warehouse.registry import Active
 
 TOPICS = ("salt", "rust", "tides", "yeast", "copper", "snow", "glass", "honey")
 

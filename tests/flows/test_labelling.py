@@ -28,7 +28,7 @@ from flows.questions import (
 from inference.exchange import Exchange, Failure, Sampling
 from ranking.prompts import passage_text, plain_text, titled
 from ranking.retrieval import first_stage
-from warehouse.sources import FolderSource, read_source
+from warehouse.intake.sources import FolderSource, read_source
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "complex_qa"
 SAMPLING = Sampling("stand-in-teacher", 0.6, 0.95, 512)

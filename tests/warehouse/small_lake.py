@@ -6,11 +6,11 @@ import random
 
 import polars as pl
 
-from warehouse.cards import never_train_on
-from warehouse.curation import Curated, ReleaseSettings, curate, whole_rows
+from warehouse.curation.curate import Curated, ReleaseSettings, curate, whole_rows
+from warehouse.curation.releases import release_sha256, release_writes
 from warehouse.lake import CommitMessage, Lake, Replace
 from warehouse.ledger import Materialization, Product, enter, rejected
-from warehouse.releases import release_sha256, release_writes
+from warehouse.pages.cards import never_train_on
 
 DOMAINS = ("math", "web_search")
 TRAIN, DEV = 20, 3

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warehouse.benchmarks import read_benchmarks
-from warehouse.contamination import NGRAM, WHOLE, BenchmarkIndex, contaminated, normalised_sha256, words_of
+from warehouse.curation.contamination import NGRAM, WHOLE, BenchmarkIndex, contaminated, normalised_sha256, words_of
+from warehouse.intake.benchmarks import read_benchmarks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REAL_QUERIES = REPOSITORY.parent / "shared" / "data" / "bright_runs"

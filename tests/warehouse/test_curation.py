@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_lake import LONG, curated, passages, queries, rankings, words
 
-from warehouse.contamination import words_of
-from warehouse.curation import ROW_SCHEMA, ReleaseSettings, curate, duplicate_queries, split_of, whole_rows
+from warehouse.curation.contamination import words_of
+from warehouse.curation.curate import ROW_SCHEMA, ReleaseSettings, curate, duplicate_queries, split_of, whole_rows
 
 NOTHING = pl.DataFrame(schema={"benchmark": pl.String, "qid": pl.String, "text": pl.String})
 

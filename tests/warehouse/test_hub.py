@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from warehouse.door import admit
-from warehouse.hub import (
+from warehouse.intake.door import admit
+from warehouse.intake.hub import (
     MATH_SUBJECTS,
     map_math,
     map_ms_marco,
@@ -23,7 +23,7 @@ from warehouse.hub import (
     read_reasonrank,
     sample,
 )
-from warehouse.sources import HubSource
+from warehouse.intake.sources import HubSource
 
 
 def run_python(code: str, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -222,8 +222,8 @@ def test_the_loaders_read_published_layouts_through_datasets(tmp_path: Path) -> 
         ("stackexchange", str(stack), {"site": "b.org", "queries": 9}),
     ]
     code = (
-        "from warehouse.door import admit\n"
-        "from warehouse.hub import DATASETS\n"
+        "from warehouse.intake.door import admit\n"
+        "from warehouse.intake.hub import DATASETS\n"
         f"for name, place, options in {wanted!r}:\n"
         "    tables = admit(DATASETS[name].load(place, 'd', options))\n"
         "    print(name, tables.queries.height, tables.passages.height, tables.judgements.height)\n"
@@ -240,8 +240,8 @@ def test_an_option_that_a_data_set_does_not_have_is_named() -> None:
 @pytest.mark.parametrize("name", ["ms_marco", "math", "stackexchange", "reasonrank"])
 def test_without_a_network_the_error_is_quick_and_names_the_offline_way(name: str) -> None:
     code = (
-        "from warehouse.hub import HubUnreachable\n"
-        "from warehouse.sources import HubSource, read_source\n"
+        "from warehouse.intake.hub import HubUnreachable\n"
+        "from warehouse.intake.sources import HubSource, read_source\n"
         "try:\n"
         f"    read_source(HubSource({name!r}, 'far'))\n"
         "except HubUnreachable as error:\n"

@@ -12,8 +12,8 @@ import pytest
 from small_lake import benchmarks, message, queries, rankings, release
 
 from warehouse import laws
+from warehouse.curation.releases import UnknownRelease
 from warehouse.lake import Lake, Replace, opened
-from warehouse.releases import UnknownRelease
 
 RELEASE_LAWS: list[Callable[[Lake], list[str]]] = [
     laws.releases_that_changed,

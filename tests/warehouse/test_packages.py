@@ -7,9 +7,9 @@ import ast
 import polars as pl
 import pytest
 
-from warehouse.packages import cut, reference_code, related_tasks, split_of, task_prose
-from warehouse.source_tables import SourceTables, gold_passages
-from warehouse.sources import PackageSource, read_source, seed_sources
+from warehouse.intake.packages import cut, reference_code, related_tasks, split_of, task_prose
+from warehouse.intake.source_tables import SourceTables, gold_passages
+from warehouse.intake.sources import PackageSource, read_source, seed_sources
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from warehouse.door import SourceError
-from warehouse.registry import Active, Registry
+from warehouse.intake.door import SourceError
+from warehouse.intake.registry import Active, Registry
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEED_DOMAINS = ["coding", "complex_qa", "math", "web_search"]

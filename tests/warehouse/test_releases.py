@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 from small_lake import SETTINGS, curated, fill, message, release, release_hash
 
-from warehouse.curation import ROW_SCHEMA
+from warehouse.curation.curate import ROW_SCHEMA
+from warehouse.curation.releases import UnknownRelease, export_rows, read_release, release_sha256, release_writes
 from warehouse.lake import Lake
-from warehouse.releases import UnknownRelease, export_rows, read_release, release_sha256, release_writes
 
 
 def write(lake: Lake, rows: pl.DataFrame) -> str:

@@ -11,11 +11,11 @@ import pytest
 from jinja2 import UndefinedError
 from small_lake import DOMAINS, TRAIN, release
 
-from warehouse import pictures
-from warehouse.cards import card_values, never_train_on, quality_values
+from warehouse.curation.releases import read_release
 from warehouse.lake import Lake
-from warehouse.releases import read_release
-from warehouse.reports import FUNNEL, data_uri, funnel_of, reasons_of, write_report
+from warehouse.pages import pictures
+from warehouse.pages.cards import card_values, never_train_on, quality_values
+from warehouse.pages.reports import FUNNEL, data_uri, funnel_of, reasons_of, write_report
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SAMPLING = {"model": "stand-in-teacher", "temperature": 0.6, "top_p": 0.95, "max_tokens": 512}

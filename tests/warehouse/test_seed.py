@@ -10,8 +10,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from warehouse.source_tables import SourceTables, gold_passages
-from warehouse.sources import FolderSource, read_source
+from warehouse.intake.source_tables import SourceTables, gold_passages
+from warehouse.intake.sources import FolderSource, read_source
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BENCHMARKS = REPOSITORY.parent / "shared" / "data"

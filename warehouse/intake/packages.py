@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from importlib import metadata, resources
 from typing import Any, Literal
 
-from warehouse.door import Fault, RawSource, SourceError, raw_source
+from warehouse.intake.door import Fault, RawSource, SourceError, raw_source
 
 LICENSE = "MIT"
 PASSAGE_CHARS = 900

@@ -3,9 +3,9 @@
 import polars as pl
 
 from ranking.consistency import consistency
-from warehouse import pictures
 from warehouse.lake import Replace, content_sha256
 from warehouse.ledger import Product, rejected
+from warehouse.pages import pictures
 from warehouse.production import Made, Shop, Step, own
 
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from warehouse.door import DoorLimits, Fault, RawSource, SourceError, admit
-from warehouse.folders import JUDGEMENT_FILE, PASSAGE_FILE, QUERY_FILE, read_folder
-from warehouse.hub import HubName, hub_fingerprint, read_hub
-from warehouse.packages import package_fingerprint, read_coding, read_math
-from warehouse.source_tables import SourceTables, take
+from warehouse.intake.door import DoorLimits, Fault, RawSource, SourceError, admit
+from warehouse.intake.folders import JUDGEMENT_FILE, PASSAGE_FILE, QUERY_FILE, read_folder
+from warehouse.intake.hub import HubName, hub_fingerprint, read_hub
+from warehouse.intake.packages import package_fingerprint, read_coding, read_math
+from warehouse.intake.source_tables import SourceTables, take
 
 DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import polars as pl
 
-from warehouse import pictures
+from warehouse.curation.releases import licenses_of, read_release
 from warehouse.lake import Lake
 from warehouse.ledger import Materialization, latest
-from warehouse.releases import licenses_of, read_release
-from warehouse.reports import data_uri, funnel_of, reasons_of
+from warehouse.pages import pictures
+from warehouse.pages.reports import data_uri, funnel_of, reasons_of
 
 HELD_OUT = "held-out"
 

@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from warehouse.source_tables import JUDGEMENTS, PASSAGES, QUERIES, REJECTIONS, SourceTables, sha256_of
+from warehouse.intake.source_tables import JUDGEMENTS, PASSAGES, QUERIES, REJECTIONS, SourceTables, sha256_of
 
 SPLITS = ("train", "dev", "test")
 BENCHMARK_SPLIT = "benchmark-do-not-train"

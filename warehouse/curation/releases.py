@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from warehouse.curation import LATER, ROW_SCHEMA
+from warehouse.curation.curate import LATER, ROW_SCHEMA
 from warehouse.lake import Append, Lake, content_sha256, now
 
 

@@ -14,7 +14,7 @@ import polars as pl
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from warehouse.hub import probe
+from warehouse.intake.hub import probe
 from warehouse.lake import canonical_sha256
 
 SCHEMA = {"benchmark": pl.String, "qid": pl.String, "text": pl.String, "location": pl.String}

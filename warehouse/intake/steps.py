@@ -6,11 +6,11 @@ Deliberately absent: where a source is and which are active (registry.py), and h
 import polars as pl
 
 from ranking.retrieval import first_stage
+from warehouse.intake.registry import Active
+from warehouse.intake.sources import read_source
 from warehouse.lake import Replace, content_sha256
 from warehouse.ledger import Product, rejected
 from warehouse.production import Made, Shop, Step, own
-from warehouse.registry import Active
-from warehouse.sources import read_source
 
 SOURCES = ("queries", "passages", "human_judgements")
 _TABLES = {

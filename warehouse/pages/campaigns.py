@@ -10,9 +10,9 @@ import polars as pl
 
 from ranking.agreement import position_bias, positions_of_top_pick
 from ranking.consistency import consistency
-from warehouse import pictures
 from warehouse.lake import Lake
-from warehouse.reports import data_uri, reasons_of
+from warehouse.pages import pictures
+from warehouse.pages.reports import data_uri, reasons_of
 
 LABELS = ("mined_judgements", "teacher_rankings", "consistent_rankings")
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}

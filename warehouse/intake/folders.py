@@ -22,7 +22,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.json
 
-from warehouse.door import RAW_JUDGEMENTS, RAW_PASSAGES, RAW_QUERIES, Fault, RawSource
+from warehouse.intake.door import RAW_JUDGEMENTS, RAW_PASSAGES, RAW_QUERIES, Fault, RawSource
 
 QUERY_FILE, PASSAGE_FILE, JUDGEMENT_FILE = "queries.jsonl", "passages.jsonl", "qrels.tsv"
 NEAR_MISS = 0.85

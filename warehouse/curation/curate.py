@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ranking.lists import seed_of
 from ranking.prompts import titled
-from warehouse.contamination import contaminated, normalised_sha256, words_of
+from warehouse.curation.contamination import contaminated, normalised_sha256, words_of
 from warehouse.lake import canonical_sha256
 from warehouse.ledger import REJECTION_SCHEMA, rejected
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from warehouse.door import RawSource, raw_source
-from warehouse.packages import split_of
+from warehouse.intake.door import RawSource, raw_source
+from warehouse.intake.packages import split_of
 
 HubName = Literal["ms_marco", "math", "stackexchange", "reasonrank"]
 Options = Mapping[str, str | int]

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import yaml
 
-from warehouse.hub import HubName
-from warehouse.sources import FolderSource, HubSource, PackageSource, Source, folder_sources, seed_sources
+from warehouse.intake.hub import HubName
+from warehouse.intake.sources import FolderSource, HubSource, PackageSource, Source, folder_sources, seed_sources
 
 SEED = "seed"
 

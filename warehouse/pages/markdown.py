@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from warehouse.reports import data_uri
+from warehouse.pages.reports import data_uri
 
 CELL_CHARACTERS = 160
 

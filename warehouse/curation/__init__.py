@@ -1,0 +1,1 @@
+"""From labels to a release: filters, each with a decision on the row, and immutable versions."""
