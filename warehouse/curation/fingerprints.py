@@ -1,0 +1,159 @@
+"""Texts as arrays of word hashes, so that a million of them are compared without a Python object a word.
+
+    words = hashed(texts)                    # one uint64 a word, and one a whole text
+    grams = spans(words, 13)                 # one uint64 a run of 13 words, and where it stands
+    results = in_pieces(texts, lambda first, words: ...)
+
+A run's hash is a polynomial over its words' hashes, taken from prefix sums modulo 2^64, so that a run costs the same
+whatever its length. Equal runs have equal hashes; whoever needs certainty compares the words themselves after that
+(contamination.py). Hashes are the same on every machine and are never stored.
+
+Deliberately absent: MinHash (sketches.py) and any rule about what counts as a copy.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from warehouse.curation.words import prepared
+
+Hashes = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+PIECE_BYTES = 4 << 20
+"""Text hashed at once: a few arrays of 8 bytes a byte of it fit into a processor's cache no worse than more would."""
+_BASES = (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93)  # odd, so that they have an inverse modulo 2^64
+
+
+@dataclass(frozen=True)
+class Words:
+    """Word hashes of some texts in order: those of text `t` are `hashes[offsets[t]:offsets[t + 1]]`.
+
+    `whole` is a hash over a text's letters and digits without its spaces, 0 for a text without words.
+    """
+
+    hashes: Hashes
+    offsets: Places
+    whole: Hashes
+
+    @property
+    def counts(self) -> Places:
+        """Words of each text."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Hashes of runs of words: those of text `t` are `hashes[offsets[t]:offsets[t + 1]]`."""
+
+    hashes: Hashes
+    offsets: Places
+
+    def text_of(self, places: Places) -> Places:
+        """The texts that the runs at `places` stand in."""
+        return np.searchsorted(self.offsets, places, side="right") - 1
+
+
+def hashed(texts: pl.Series) -> Words:
+    """Word hashes of `texts`, all at once; `in_pieces` is for many."""
+    ready = prepared(texts)
+    # One blank after each text: a word never reaches into the next one.
+    ends = np.cumsum(ready.str.len_bytes().to_numpy().astype(np.int64) + 1)
+    joined = str(ready.str.join(" ").item()) + " " if len(ready) else ""
+    letters = _LETTERS[np.frombuffer(joined.encode(), dtype=np.uint8)]
+    is_letter = letters != 0
+    compact = letters[is_letter]
+    before = np.concatenate(([0], np.cumsum(is_letter, dtype=np.int64)))
+    edges = np.flatnonzero(np.diff(is_letter, prepend=False, append=False))
+    starts, stops = edges[0::2], edges[1::2]
+    offsets = np.concatenate(([0], np.searchsorted(starts, ends)))
+    prefix = _prefix(compact.astype(np.uint64), 0)
+    text_stops = before[ends]
+    text_starts = np.concatenate(([0], text_stops[:-1]))
+    return Words(
+        mixed(_between(prefix, before[starts], before[stops], 0)),
+        offsets.astype(np.int64),
+        np.where(text_stops > text_starts, mixed(_between(prefix, text_starts, text_stops, 0)), np.uint64(0)),
+    )
+
+
+def spans(words: Words, length: int, whole_if_shorter: bool = False) -> Spans:
+    """Every run of `length` words; of a shorter text nothing, or the whole of it where `whole_if_shorter`."""
+    counts = np.maximum(words.counts - (length - 1), 0)
+    if whole_if_shorter:
+        counts = np.where((counts == 0) & (words.counts > 0), 1, counts)
+    offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    starts = np.arange(offsets[-1]) + np.repeat(words.offsets[:-1] - offsets[:-1], counts)
+    stops = starts + length
+    if whole_if_shorter:
+        stops = np.minimum(stops, np.repeat(words.offsets[1:], counts))
+    return Spans(mixed(_between(_prefix(words.hashes, 1), starts, stops, 1)), offsets)
+
+
+def in_pieces(texts: pl.Series, work: Callable[[int, Words], T]) -> list[T]:
+    """`work(first, words)` for pieces of `texts`, in order; `first` is the place of the piece's first text.
+
+    Pieces run in threads (numpy lets go of the interpreter), and what they give does not depend on how many.
+    """
+    sizes = texts.str.len_bytes().fill_null(0).cum_sum() // PIECE_BYTES
+    firsts = [0, *(sizes.diff().fill_null(0) > 0).arg_true().to_list(), len(texts)]
+    bounds = [(first, stop) for first, stop in zip(firsts, firsts[1:], strict=False) if stop > first]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        return list(threads.map(lambda bound: work(bound[0], hashed(texts[bound[0] : bound[1]])), bounds))
+
+
+def _letters() -> npt.NDArray[np.uint8]:
+    """By byte: what it counts as, in small letters; 0 for what stands between words. UTF-8 beyond ASCII is a letter."""
+    table = np.zeros(256, dtype=np.uint8)
+    for byte in range(256):
+        text = chr(byte) if byte < 128 else "x"
+        table[byte] = (ord(text.lower()) if byte < 128 else byte) if text.isalnum() else 0
+    return table
+
+
+_LETTERS = _letters()
+
+
+@lru_cache(maxsize=8)
+def _powers(base: int, bits: int) -> tuple[Hashes, Hashes]:
+    """base^i and base^-i modulo 2^64 for i below 2^bits."""
+    inverse = pow(_BASES[base], -1, 1 << 64)
+    made = []
+    for factor in (_BASES[base], inverse):
+        steps = np.full(1 << bits, factor, dtype=np.uint64)
+        steps[0] = 1
+        made.append(np.cumprod(steps, dtype=np.uint64))
+    return made[0], made[1]
+
+
+def _enough(count: int) -> int:
+    return max(12, int(count).bit_length())
+
+
+def _prefix(values: Hashes, base: int) -> Hashes:
+    """Sums of value * base^place over every beginning, the empty one first."""
+    powers, _ = _powers(base, _enough(len(values)))
+    sums = np.zeros(len(values) + 1, dtype=np.uint64)
+    np.cumsum(values * powers[: len(values)], out=sums[1:])
+    return sums
+
+
+def _between(prefix: Hashes, starts: Places, stops: Places, base: int) -> Hashes:
+    _, inverse = _powers(base, _enough(len(prefix) - 1))
+    # The number of values goes in too: a run of zeros is not nothing.
+    return (prefix[stops] - prefix[starts]) * inverse[starts] + (stops - starts).astype(np.uint64)
+
+
+def mixed(values: Hashes) -> Hashes:
+    """SplitMix64's last step: every bit of the result depends on every bit that came in."""
+    mixed = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
