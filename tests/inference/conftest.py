@@ -1,14 +1,18 @@
-"""Shared by the engine's tests: a store, an engine over real HTTP, and requests that the stand-in understands."""
+"""Shared by the engine's tests: a store, engines over real HTTP, and requests that the stand-in understands."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from batch_runs import HALVED, BatchFor
 from salt_water import ranking_prompt
 
+from inference.batch.engine import BatchEngine, BatchSettings
+from inference.breaker import BreakerSettings
 from inference.budget import Budget
 from inference.endpoint import Endpoint
 from inference.engine import Engine
@@ -53,6 +57,30 @@ def engine_for(store: ExchangeStore) -> Callable[..., Engine]:
             budget or Budget(),
             prices or Prices.load(),
             PaceSettings(**{"backoff_base_s": 0.01, "max_attempts": 12, **pace}),
+        )
+
+    return make
+
+
+@pytest.fixture
+def batches_for(store: ExchangeStore) -> BatchFor:
+    def make(
+        server: Standin | str,
+        *,
+        budget: Budget | None = None,
+        prices: Prices = HALVED,
+        key: str = "none",
+        opened: ExchangeStore | None = None,
+        breaker: BreakerSettings | None = None,
+        **settings: Any,
+    ) -> BatchEngine:
+        return BatchEngine(
+            Endpoint(base_url=server if isinstance(server, str) else server.base_url, api_key=key, timeout_s=20.0),
+            opened or store,
+            budget or Budget(),
+            prices,
+            BatchSettings(**{"poll_s": 0.03, "settle_s": 0.3, "rounds": 12, **settings}),
+            breaker or BreakerSettings(share=1.0),
         )
 
     return make
