@@ -28,6 +28,7 @@ KNOWN_PLACEHOLDERS = {
 }
 _BRACKETED_NUMBER = re.compile(r"\[(\d+)\]")
 _WHITE_SPACE = re.compile(r"\s+")
+_BODY_HERE = "{body}"
 
 
 class TemplateError(ValueError):
@@ -66,6 +67,39 @@ class PromptTemplate:
         user = self.prefix.format(**fields) + body + self.suffix.format(**fields)
         system = [{"role": "system", "content": self.system_message}] if self.system_message else []
         return [*system, {"role": "user", "content": user}]
+
+    def shown(self, user: str) -> tuple[str, list[str]] | None:
+        """The query and the passages that a user message of this template shows; None where it is not one.
+
+        The inverse of `messages`, up to what `plain_text` and `passage_text` do: those texts never hold `[n]`, and a
+        passage is one line.
+        """
+        around = _pattern(self.prefix + _BODY_HERE + self.suffix)
+        match = re.fullmatch(around, user, re.DOTALL)
+        if match is None or "query" not in match.groupdict():
+            return None
+        before, between, after = (re.escape(part) for part in re.split(r"\{rank\}|\{candidate\}", self.body))
+        one = re.compile(f"{before}(\\d+){between}([^\n]*){after}")
+        passages: list[str] = []
+        end = 0
+        while found := one.match(match["body"], end):
+            if int(found[1]) != len(passages) + 1:
+                return None
+            passages.append(found[2])
+            end = found.end()
+        return (match["query"], passages) if end == len(match["body"]) and passages else None
+
+
+def _pattern(template: str) -> str:
+    """A regular expression for what a template becomes: a group for each field, the same text wherever it repeats."""
+    forms = {"query": ".*?", "body": ".*", "num": r"\d+", "answer": ".*?"}
+    pattern, seen = "", set()
+    for literal, field, _, _ in Formatter().parse(template):
+        pattern += re.escape(literal)
+        if field is not None:
+            pattern += f"(?P={field})" if field in seen else f"(?P<{field}>{forms[field]})"
+            seen.add(field)
+    return pattern
 
 
 def plain_text(text: str) -> str:

@@ -11,20 +11,16 @@ Deliberately absent: tokenization of whole examples (TRL does it, with the loss 
 """
 
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ranking.parsing import format_order
 from ranking.prompts import load_template, passage_text, plain_text
+from ranking.responses import CITATION, SENTENCE_END, renumber_chain, response
 from training.jobs import LeftOut
 from training.recipes import ListwiseDirect, ListwiseThink, Recipe
 
 Messages = list[dict[str, str]]
-_CITATION = re.compile(r"\[(\d+(?:\s*,\s*\d+)*)\]")
-_TAG = re.compile(r"</?(?:think|answer)>")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
@@ -74,23 +70,12 @@ def keep_positions(row: Mapping[str, Any], limit: int, seed: int) -> tuple[int, 
     return tuple(sorted(kept))
 
 
-def renumber_chain(chain: str, kept: Sequence[int]) -> str:
-    """The chain with its `[n]` renumbered to the kept positions; a sentence that cites a lost passage goes whole."""
-    place = {old + 1: new + 1 for new, old in enumerate(kept)}
-    sentences = []
-    for sentence in _SENTENCE_END.split(" ".join(_TAG.sub(" ", chain).split())):
-        cited = [int(number) for group in _CITATION.findall(sentence) for number in group.split(",")]
-        if all(number in place for number in cited):
-            sentences.append(_CITATION.sub(lambda match: _renumbered(match[1], place), sentence))
-    return " ".join(sentences).strip()
-
-
 def shorten_chain(tokenizer: Any, chain: str, tokens: int | None) -> str:
     """As many whole sentences from the chain's start as fit; empty when not even the first one does."""
     if tokens is None:
         return chain
     kept = ""
-    for sentence in _SENTENCE_END.split(chain):
+    for sentence in SENTENCE_END.split(chain):
         longer = f"{kept} {sentence}".strip()
         if len(tokenizer(longer, add_special_tokens=False)["input_ids"]) > tokens:
             break
@@ -114,13 +99,12 @@ def ranking_prompt(
 
 def target(tokenizer: Any, contract: ListwiseThink | ListwiseDirect, chain: str, order: Sequence[int]) -> str | Unfit:
     """The response to learn, in the contract's grammar: the order, after as much of the chain as fits."""
-    answer = f"<answer> {format_order(order)} </answer>"
     if not isinstance(contract, ListwiseThink):
-        return answer
+        return response(order)
     short = shorten_chain(tokenizer, chain, contract.chain_tokens)
     if not short:
         return Unfit("the chain's first sentence exceeds contract.chain_tokens" if chain else "the chain is empty")
-    return f"<think> {short} </think> {answer}"
+    return response(order, short)
 
 
 def prompt_length(tokenizer: Any, prompt: Messages) -> int:
@@ -190,9 +174,5 @@ def rl_prompts(
 
 
 def _cited(chain: str) -> list[int]:
-    numbers = [int(number) for group in _CITATION.findall(chain) for number in group.split(",")]
+    numbers = [int(number) for group in CITATION.findall(chain) for number in group.split(",")]
     return [number - 1 for number in dict.fromkeys(numbers)]
-
-
-def _renumbered(group: str, place: Mapping[int, int]) -> str:
-    return "[" + ", ".join(str(place[int(number)]) for number in group.split(",")) + "]"

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from training_toys import RECIPE, SMALL, row
 
 from ranking.parsing import parse_answer
+from ranking.responses import renumber_chain
 from training.examples import (
     cut,
     keep_positions,
     prompt_length,
-    renumber_chain,
     rl_prompts,
     sft_examples,
     shorten_chain,
