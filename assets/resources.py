@@ -11,6 +11,7 @@ from pydantic import Field, PrivateAttr
 
 from flows.steps import Campaign, campaign_of
 from rankmill.settings import Settings
+from warehouse.catalog import Place
 from warehouse.intake.registry import Active, Registry
 from warehouse.lake import Lake
 
@@ -33,7 +34,7 @@ class Factory(dg.ConfigurableResource):
     @property
     def lake(self) -> Lake:
         """The lake of this home."""
-        return _lake_at(self.settings.lake_folder)
+        return _lake_at(self.settings.lake_place)
 
     @property
     def releases(self) -> Path:
@@ -64,6 +65,6 @@ class Factory(dg.ConfigurableResource):
 
 
 @cache
-def _lake_at(folder: Path) -> Lake:
-    """One lake a process and folder: Dagster copies resources for every run, and connecting costs a quarter second."""
-    return Lake.at(folder)
+def _lake_at(place: Place) -> Lake:
+    """One lake a process and place: Dagster copies resources for every run, and connecting costs a quarter second."""
+    return Lake(place)

@@ -85,7 +85,6 @@ def _mill(
     from flows.resynthesis import Mill
     from rankmill.activation import activate
     from rankmill.settings import Settings
-    from warehouse.lake import Lake
 
     settings = Settings.load()
     # To buy it takes a key and a budget, and that is refused before anything is made.
@@ -94,7 +93,7 @@ def _mill(
     registry = settings.registry
     active = registry.active() if domains is None else [registry.domain(name) for name in domains]
     return Mill(
-        lake=Lake.at(settings.lake_folder),
+        lake=settings.lake(),
         active=active,
         labels=chosen.labels,
         teacher=chosen.teacher,

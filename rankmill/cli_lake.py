@@ -61,11 +61,10 @@ def rebuild_store(home: Home = None) -> None:
 def open_lake() -> Any:
     """The lake of the home; refuses one that was never made."""
     from rankmill.settings import Settings, SettingsError
-    from warehouse.lake import Lake
 
     settings = Settings.load()
-    if not settings.lake_folder.is_dir():
+    if not settings.has_lake:
         raise SettingsError(
             f"there is no lake in {settings.home}. Make one with `rankmill run`, or name another --home."
         )
-    return Lake.at(settings.lake_folder)
+    return settings.lake()

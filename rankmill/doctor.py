@@ -105,16 +105,16 @@ def _room() -> Iterator[Finding]:
 
 def _lake() -> Iterator[Finding]:
     from rankmill.settings import Settings
-    from warehouse.lake import Lake, LakeError, extension_path
+    from warehouse.catalog import LakeError, extension_path
 
-    for name in ("ducklake", "sqlite_scanner"):
-        yield Finding(f"extension {name}", True, extension_path(name).name)
     settings = Settings.load()
-    if not settings.lake_folder.is_dir():
+    for name in settings.lake_place.extensions:
+        yield Finding(f"extension {name}", True, extension_path(name).name)
+    if not settings.has_lake:
         yield Finding("lake", True, "none yet; `rankmill run` makes one")
         return
     try:
-        lake = Lake.at(settings.lake_folder)
+        lake = settings.lake()
         applied = lake.query("SELECT max(number) FROM schema_migrations").item()
         yield Finding("lake", True, f"snapshot {lake.snapshot()}, schema {applied}")
     except LakeError as error:

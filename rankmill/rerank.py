@@ -12,7 +12,6 @@ from rankmill.settings import Settings, SettingsError
 from training.jobs import ModelRef, RerankJob, RerankResult, base_model, command, finished, weights_sha256
 from training.recipes import Recipe
 from warehouse.evaluation import keep_candidates
-from warehouse.lake import Lake
 
 
 class RerankInputError(ValueError):
@@ -115,8 +114,8 @@ def _resolve(settings: Settings, model: str, recipe: Recipe) -> tuple[str, Model
     if model.split("/")[-1] == "base":
         return "base", base_model(recipe)
     known = pl.DataFrame()
-    if settings.lake_folder.is_dir():
-        known = Lake.at(settings.lake_folder).read("models").sort("created_at")
+    if settings.has_lake:
+        known = settings.lake().read("models").sort("created_at")
         name, _, stage = model.partition("/")
         named = (pl.col("recipe") == name) & (pl.col("stage") == stage) | pl.col("model").str.starts_with(model)
         matches = known.filter(named)

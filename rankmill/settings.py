@@ -8,20 +8,23 @@ Secrets come from the environment alone and are held as SecretStr.
 """
 
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows.campaign import Home
 from flows.questions import LabelSettings
 from flows.teacher import STAND_IN, VLLM, TeacherSettings
 from training.recipes import Recipe, load_recipe, merge
+from warehouse.catalog import Bucket, Place
 from warehouse.curation.curate import ReleaseSettings
 from warehouse.intake.registry import Registry
+from warehouse.lake import Lake
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = {
@@ -90,6 +93,24 @@ class Settings(BaseSettings):
         None, validation_alias="PREFECT_API_URL", description="A Prefect server that shows campaigns."
     )
 
+    lake_catalog: str | None = Field(
+        None, description="A PostgreSQL catalog in place of the home's own: postgres:dbname=… host=… user=…."
+    )
+    lake_data: str | None = Field(
+        None, description="Where the lake's Parquet files lie in place of the home: s3://bucket/prefix/ or a folder."
+    )
+    s3_key_id: str | None = Field(None, validation_alias="AWS_ACCESS_KEY_ID", description="Of the lake's bucket.")
+    s3_secret: SecretStr | None = Field(None, validation_alias="AWS_SECRET_ACCESS_KEY", description="Of the bucket.")
+    s3_session_token: SecretStr | None = Field(None, validation_alias="AWS_SESSION_TOKEN", description="Of the bucket.")
+    s3_region: str = Field(
+        "us-east-1", validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"), description="Of the bucket."
+    )
+    s3_endpoint: str | None = Field(
+        None,
+        validation_alias=AliasChoices("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        description="Address of an S3-compatible server that is not Amazon's.",
+    )
+
     @classmethod
     def load(cls) -> "Settings":
         """Settings from the environment; analytics of every library are switched off on the way."""
@@ -115,9 +136,36 @@ class Settings(BaseSettings):
         return self.home / "dagster"
 
     @property
-    def lake_folder(self) -> Path:
-        """Where the embedded lake lives."""
-        return self.home / "lake"
+    def lake_place(self) -> Place:
+        """Where the lake is: in the home, or where the environment says. Raises SettingsError."""
+        embedded = Lake.place_in(self.home / "lake")
+        if self.lake_catalog is None and self.lake_data is None:
+            return embedded
+        if self.lake_catalog is None or not self.lake_catalog.startswith("postgres:"):
+            raise SettingsError(
+                "a lake that is not in the home needs a catalog that many machines can reach: set "
+                "RANKMILL_LAKE_CATALOG to postgres:dbname=… host=… user=… (the password goes into PGPASSWORD)."
+            )
+        if re.search(r"password\s*=|://[^/@\s]*:[^/@\s]*@", self.lake_catalog):
+            raise SettingsError(
+                "RANKMILL_LAKE_CATALOG holds a password, and an address is quoted in errors. Put it into PGPASSWORD."
+            )
+        data = self.lake_data or embedded.data_path
+        if not data.startswith("s3://"):
+            return Place(self.lake_catalog, f"{Path(data).absolute()}/")
+        if self.s3_key_id is None or self.s3_secret is None:
+            raise SettingsError(f"{data} needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment.")
+        bucket = Bucket(self.s3_key_id, self.s3_secret, self.s3_session_token, self.s3_region, self.s3_endpoint)
+        return Place(self.lake_catalog, f"{data.rstrip('/')}/", bucket)
+
+    @property
+    def has_lake(self) -> bool:
+        """Whether there is a lake to look into; one that many machines share is taken to exist."""
+        return self.lake_catalog is not None or self.lake_data is not None or (self.home / "lake").is_dir()
+
+    def lake(self) -> Lake:
+        """The lake of this home (made at its first use)."""
+        return Lake(self.lake_place)
 
     @property
     def store_path(self) -> Path:

@@ -34,12 +34,11 @@ def show_frame(frame: pl.DataFrame, as_json: bool) -> None:
 
 def show_leaderboard(settings: Settings, as_json: bool = False) -> None:
     """The newest leaderboard of a home; JSON holds one object a row. Raises SettingsError when there is none."""
-    from warehouse.lake import Lake
     from warehouse.leaderboard import page_rows
 
     rows = []
-    if settings.lake_folder.is_dir():
-        rows = page_rows(Lake.at(settings.lake_folder).read("leaderboard"))
+    if settings.has_lake:
+        rows = page_rows(settings.lake().read("leaderboard"))
     if as_json:
         keys = (
             "domain",

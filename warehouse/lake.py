@@ -5,13 +5,12 @@
     lake.commit([Replace("candidates", frame, {"domain": "math"})], message)
 
 A commit is all or nothing and carries a message that names asset, run and code version. Writers that meet
-("database is locked", a conflicting transaction) are retried with backoff. The DuckDB extensions come from their PyPI
-wheels; nothing is downloaded at run time. There is no compaction and no expiry: every past snapshot stays readable.
+("database is locked", a conflicting transaction) are retried with backoff. There is no compaction and no expiry: every
+past snapshot stays readable. Where a lake may be is said in catalog.py, its schema in migrations.py.
 """
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 import random
 import threading
@@ -25,18 +24,10 @@ from typing import Any
 import duckdb
 import polars as pl
 
-SCHEMA = Path(__file__).parent / "schema"
-RETRIES = 12
-_SETTINGS = (
-    "SET autoinstall_known_extensions = false",
-    "SET enable_progress_bar = false",  # it would stand in the output of `lake query --json`
-    "SET python_enable_replacements = false",  # a name in a query is a table, never a variable of this module
-)
-_LOCKED = ("database is locked", "conflict", "failed to commit", "transaction")
+from warehouse.catalog import RETRIES, LakeError, Place, transaction
+from warehouse.migrations import migrate, table_columns
 
-
-class LakeError(RuntimeError):
-    """The lake cannot be opened, read or written; the message says which and what to do."""
+_LOCKED = ("database is locked", "conflict", "failed to commit", "transaction", "could not serialize", "duplicate key")
 
 
 @dataclass(frozen=True)
@@ -71,17 +62,20 @@ class CommitMessage:
 class Lake:
     """Tables, snapshots and commits of one lake. Cheap to make; connects at the first use, one connection a thread."""
 
-    def __init__(self, catalog: str, data_path: str) -> None:
-        """`catalog` is what DuckLake attaches to, such as `sqlite:/path/meta.sqlite`; `data_path` holds the Parquet."""
-        self.catalog = catalog
-        self.data_path = data_path
+    def __init__(self, place: Place) -> None:
+        """The lake at `place`, made at the first use where there is none."""
+        self.place = place
         self._local = threading.local()
 
     @classmethod
     def at(cls, folder: Path) -> "Lake":
-        """The embedded lake in `folder` (created when missing)."""
-        (folder / "data").mkdir(parents=True, exist_ok=True)
-        return cls(f"sqlite:{folder / 'meta.sqlite'}", f"{folder / 'data'}/")
+        """The embedded lake in `folder`."""
+        return cls(cls.place_in(folder))
+
+    @staticmethod
+    def place_in(folder: Path) -> Place:
+        """Where an embedded lake in `folder` has its catalog and its files."""
+        return Place(f"sqlite:{folder / 'meta.sqlite'}", f"{folder / 'data'}/")
 
     def read(
         self,
@@ -106,7 +100,7 @@ class Lake:
         connection = self._connection()
         for attempt in range(RETRIES):
             try:
-                with _transaction(connection):
+                with transaction(connection):
                     for write in writes:
                         self._write(connection, write)
                     connection.execute("CALL lake.set_commit_message(?, ?)", ["rankmill", str(message)])
@@ -148,38 +142,10 @@ class Lake:
         if connection is None:
             if read_only:
                 self._connection()  # the writer makes the catalog and brings its schema up to date
-            connection = self._attach(read_only)
+            connection = self.place.attach(read_only)
             if not read_only:
                 migrate(connection)
             setattr(self._local, name, connection)
-        return connection
-
-    def _attach(self, read_only: bool) -> duckdb.DuckDBPyConnection:
-        connection = duckdb.connect(":memory:")
-        for setting in _SETTINGS:
-            connection.execute(setting)
-        for extension in ("ducklake", "sqlite_scanner"):
-            connection.execute(f"LOAD {_quoted(str(extension_path(extension)))}")
-        # In SQLite's WAL mode a reader never waits for a writer.
-        journal = ", META_JOURNAL_MODE 'WAL'" if self.catalog.startswith("sqlite:") else ""
-        mode = ", READ_ONLY" if read_only else journal
-        for attempt in range(RETRIES):
-            try:
-                connection.execute(
-                    f"ATTACH {_quoted(f'ducklake:{self.catalog}')} AS lake (DATA_PATH {_quoted(self.data_path)}, "
-                    f"OVERRIDE_DATA_PATH TRUE, DATA_INLINING_ROW_LIMIT 0{mode})"
-                )
-                break
-            except duckdb.Error as error:
-                if attempt == RETRIES - 1 or "locked" not in str(error).lower():
-                    raise LakeError(
-                        f"the lake at {self.catalog} cannot be opened: {error}. `rankmill doctor` looks for the cause."
-                    ) from error
-                time.sleep(0.1 * (attempt + 1))
-        connection.execute("USE lake")
-        if read_only:
-            connection.execute(f"SET allowed_directories = [{_quoted(self.data_path)}]")
-            connection.execute("SET enable_external_access = false")
         return connection
 
     def _write(self, connection: duckdb.DuckDBPyConnection, write: Replace | Append) -> None:
@@ -206,29 +172,11 @@ class Lake:
         return column
 
 
-@contextlib.contextmanager
-def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """One transaction: committed at the end of the block, rolled back whatever is raised in it."""
-    connection.execute("BEGIN")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(duckdb.Error):
-            connection.execute("ROLLBACK")
-        raise
-
-
 def _known(table: str) -> tuple[str, ...]:
     columns = table_columns().get(table)
     if columns is None:
         raise LakeError(f"the lake has no table {table!r}. Tables: {', '.join(sorted(table_columns()))}.")
     return columns
-
-
-def _quoted(text: str) -> str:
-    """A path as a string of SQL; ATTACH, LOAD and SET take no bound parameters."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _select(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any]) -> pl.DataFrame:
@@ -241,83 +189,6 @@ def _select(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequenc
     except duckdb.Error as error:
         tables = ", ".join(sorted(table_columns()))
         raise LakeError(f"{error}\nTables of the lake: {tables}.") from error
-
-
-_COLUMNS: dict[str, tuple[str, ...]] = {}
-
-
-def table_columns() -> dict[str, tuple[str, ...]]:
-    """Tables and their columns as the migrations make them: the allow-list of identifiers in SQL."""
-    if not _COLUMNS:
-        with duckdb.connect(":memory:") as connection:
-            for migration in migrations():
-                connection.execute(migration.sql)
-            rows = connection.execute(
-                "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() "
-                "WHERE schema_name = 'main' AND NOT internal GROUP BY table_name"
-            ).fetchall()
-        _COLUMNS.update({table: tuple(columns) for table, columns in rows})
-    return _COLUMNS
-
-
-@dataclass(frozen=True)
-class Migration:
-    """One numbered file of warehouse/schema."""
-
-    number: int
-    name: str
-    sql: str
-    sha256: str
-
-
-def migrations() -> list[Migration]:
-    """All migrations in their order."""
-    found = []
-    for path in sorted(SCHEMA.glob("[0-9]*.sql")):
-        sql = path.read_text("utf-8")
-        digest = hashlib.sha256(sql.encode()).hexdigest()
-        found.append(Migration(int(path.name.split("_")[0]), path.stem, sql, digest))
-    return found
-
-
-def migrate(connection: duckdb.DuckDBPyConnection) -> None:
-    """Bring an attached lake to the newest schema, one transaction a migration, each recorded. Safe to race."""
-    for attempt in range(RETRIES):
-        try:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS lake.schema_migrations "
-                "(number BIGINT, name VARCHAR, sha256 VARCHAR, applied_at VARCHAR)"
-            )
-            for migration in migrations():
-                with _transaction(connection):
-                    done = connection.execute(
-                        "SELECT sha256 FROM lake.schema_migrations WHERE number = ?", [migration.number]
-                    ).fetchone()
-                    if done is None:
-                        connection.execute(migration.sql)
-                        connection.execute(
-                            "INSERT INTO lake.schema_migrations VALUES (?, ?, ?, ?)",
-                            [migration.number, migration.name, migration.sha256, now()],
-                        )
-            return
-        except duckdb.Error as error:
-            if attempt == RETRIES - 1:
-                raise LakeError(f"the lake's schema could not be brought up to date: {error}") from error
-            time.sleep(0.1 * (attempt + 1) * (0.5 + random.random()))
-
-
-def extension_path(name: str) -> Path:
-    """The DuckDB extension file inside its PyPI wheel. Raises LakeError naming the package when it is missing."""
-    package = f"duckdb_extension_{name}"
-    spec = importlib.util.find_spec(package)
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    for folder in folders:
-        for path in Path(folder).glob(f"extensions/v{duckdb.__version__}/{name}.duckdb_extension"):
-            return path
-    raise LakeError(
-        f"DuckDB {duckdb.__version__} has no extension {name!r} installed. "
-        f"Install it: pip install {package.replace('_', '-')}=={duckdb.__version__}"
-    )
 
 
 def content_sha256(frame: pl.DataFrame, keys: Sequence[str]) -> str:

@@ -16,18 +16,16 @@ import polars as pl
 import pytest
 from small_lake import candidates, message
 
+from warehouse.catalog import extension_path
 from warehouse.lake import (
     Append,
     Lake,
     LakeError,
     Replace,
     content_sha256,
-    extension_path,
-    migrate,
-    migrations,
     opened,
-    table_columns,
 )
+from warehouse.migrations import migrate, migrations, table_columns
 
 RACERS, COMMITS = 4, 5
 RACER = """

@@ -1,0 +1,80 @@
+"""The lake's schema: numbered files of warehouse/schema, applied in order, each once and recorded.
+
+A file is never edited once a lake may have it; what changes comes as the next number. The tables and columns that the
+files make are also the allow-list of identifiers in SQL.
+"""
+
+import hashlib
+import random
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+
+from warehouse.catalog import RETRIES, LakeError, transaction
+
+SCHEMA = Path(__file__).parent / "schema"
+_COLUMNS: dict[str, tuple[str, ...]] = {}
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One numbered file of warehouse/schema."""
+
+    number: int
+    name: str
+    sql: str
+    sha256: str
+
+
+def migrations() -> list[Migration]:
+    """All migrations in their order."""
+    found = []
+    for path in sorted(SCHEMA.glob("[0-9]*.sql")):
+        sql = path.read_text("utf-8")
+        digest = hashlib.sha256(sql.encode()).hexdigest()
+        found.append(Migration(int(path.name.split("_")[0]), path.stem, sql, digest))
+    return found
+
+
+def migrate(connection: duckdb.DuckDBPyConnection) -> None:
+    """Bring an attached lake to the newest schema, one transaction a migration, each recorded. Safe to race."""
+    for attempt in range(RETRIES):
+        try:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS lake.schema_migrations "
+                "(number BIGINT, name VARCHAR, sha256 VARCHAR, applied_at VARCHAR)"
+            )
+            for migration in migrations():
+                with transaction(connection):
+                    done = connection.execute(
+                        "SELECT sha256 FROM lake.schema_migrations WHERE number = ?", [migration.number]
+                    ).fetchone()
+                    if done is None:
+                        connection.execute(migration.sql)
+                        applied = datetime.now(UTC).isoformat(timespec="seconds")
+                        connection.execute(
+                            "INSERT INTO lake.schema_migrations VALUES (?, ?, ?, ?)",
+                            [migration.number, migration.name, migration.sha256, applied],
+                        )
+            return
+        except duckdb.Error as error:
+            if attempt == RETRIES - 1:
+                raise LakeError(f"the lake's schema could not be brought up to date: {error}") from error
+            time.sleep(0.1 * (attempt + 1) * (0.5 + random.random()))
+
+
+def table_columns() -> dict[str, tuple[str, ...]]:
+    """Tables and their columns as the migrations make them: the allow-list of identifiers in SQL."""
+    if not _COLUMNS:
+        with duckdb.connect(":memory:") as connection:
+            for migration in migrations():
+                connection.execute(migration.sql)
+            rows = connection.execute(
+                "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() "
+                "WHERE schema_name = 'main' AND NOT internal GROUP BY table_name"
+            ).fetchall()
+        _COLUMNS.update({table: tuple(columns) for table, columns in rows})
+    return _COLUMNS
