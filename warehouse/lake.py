@@ -25,6 +25,7 @@ import duckdb
 import polars as pl
 
 from warehouse.catalog import RETRIES, LakeError, Place, transaction
+from warehouse.files import keep_checksums
 from warehouse.migrations import migrate, table_columns
 
 _LOCKED = ("database is locked", "conflict", "failed to commit", "transaction", "could not serialize", "duplicate key")
@@ -114,7 +115,9 @@ class Lake:
                 time.sleep(min(4.0, 0.05 * 2**attempt) * (0.5 + random.random()))
         # Outside the loop: what is committed must not be written again because its number could not be read.
         row = connection.execute("SELECT id FROM lake.last_committed_snapshot()").fetchone()
-        return int(row[0]) if row and row[0] is not None else self.snapshot()
+        made = int(row[0]) if row and row[0] is not None else self.snapshot()
+        keep_checksums(connection, self.place, made)
+        return made
 
     def snapshot(self) -> int:
         """The id of the newest snapshot."""
@@ -127,6 +130,10 @@ class Lake:
             "SELECT snapshot_id, snapshot_time, commit_message, changes::VARCHAR AS changes "
             "FROM lake.snapshots() ORDER BY snapshot_id DESC"
         ).pl()  # fmt: skip
+
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """This thread's connection, for those who look at the lake's own catalog."""
+        return self._connection()
 
     def close(self) -> None:
         """Close this thread's connections."""
