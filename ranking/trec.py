@@ -48,17 +48,7 @@ def write_run(path: Path, run: pl.DataFrame, tag: str) -> None:
 
     Raises TrecFileError where a qid, a docid or the tag is empty or holds white space: nobody could read the line.
     """
-    names = run.select("qid", "docid", tag=pl.lit(tag))
-    for name in names.iter_columns():
-        broken = name.filter(name.is_null() | (name == "") | name.str.contains(r"[\t\n\x0B\x0C\r ]"))
-        if broken.len():
-            raise TrecFileError(
-                f"{path}: the {name.name} {broken[0]!r} is empty or holds white space, which ends a field of a TREC "
-                f"file. Write it as %20, in the run and in its qrels."
-            )
-    lines = run.select(
-        pl.format("{} Q0 {} {} {} {}\n", "qid", "docid", "rank", pl.col("score").cast(pl.String), pl.lit(tag))
-    ).to_series()
+    lines = run_lines(run, tag, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     try:
@@ -69,6 +59,29 @@ def write_run(path: Path, run: pl.DataFrame, tag: str) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def run_lines(run: pl.DataFrame, tag: str, path: Path) -> pl.Series:
+    """Lines of a run from qid, docid, rank, score; `path` is where they go. Raises TrecFileError as `write_run`."""
+    _refuse_blanks(run.select("qid", "docid", tag=pl.lit(tag)), path)
+    score = pl.col("score").cast(pl.String)
+    return run.select(pl.format("{} Q0 {} {} {} {}\n", "qid", "docid", "rank", score, pl.lit(tag))).to_series()
+
+
+def qrels_lines(judgements: pl.DataFrame, path: Path) -> pl.Series:
+    """Lines of qrels from qid, docid, grade; `path` is where they go. Raises TrecFileError as `write_run`."""
+    _refuse_blanks(judgements.select("qid", "docid"), path)
+    return judgements.select(pl.format("{} 0 {} {}\n", "qid", "docid", "grade")).to_series()
+
+
+def _refuse_blanks(names: pl.DataFrame, path: Path) -> None:
+    for name in names.iter_columns():
+        broken = name.filter(name.is_null() | (name == "") | name.str.contains(r"[\t\n\x0B\x0C\r ]"))
+        if broken.len():
+            raise TrecFileError(
+                f"{path}: the {name.name} {broken[0]!r} is empty or holds white space, which ends a field of a TREC "
+                f"file. Write it as %20, in the run and in its qrels."
+            )
 
 
 def _whole(field: str) -> int:
