@@ -30,7 +30,7 @@ FAULTS = pl.Schema(
 )  # fmt: skip
 """What `filters.decide` takes: DECISIONS without the filter's name."""
 SLICE = 100_000  # lists whose passages are unfolded at a time: 20 million memberships at once would not fit
-SHOWN = 160
+SHOWN = 200  # characters of a detail
 
 
 def finding(
@@ -67,37 +67,38 @@ def memberships(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
         yield part.explode("docid")
 
 
-def on_lists(rows: pl.DataFrame, unit: str, found: pl.DataFrame, outcome: str) -> pl.DataFrame:
+def on_lists(rows: pl.DataFrame, unit: str, found: pl.DataFrame, outcome: str, total: bool = False) -> pl.DataFrame:
     """FAULTS with `outcome` for the lists of `rows` (filters.ROWS) that hold the texts of `found` (FINDINGS).
 
-    `unit` is query, passage or chain and stands in the detail. A list's value is the largest of its findings.
+    `unit` is query, passage or chain and stands in the detail. A list's value is the largest of its
+    findings, or with `total` their sum.
     """
     if found.is_empty():
         return FAULTS.to_frame()
     if unit != "passage":
         said = pl.concat_str(pl.lit(unit), "detail", separator=": ", ignore_nulls=True)
         named = found.select("reason", "value", "threshold", ranking_id="id", detail=said)
-        return _told(named, outcome)
+        return _told(named, outcome, total)
     said = pl.concat_str(pl.format("passage {}", "id"), "detail", separator=": ", ignore_nulls=True)
     about = found.with_columns(detail=said).rename({"id": "docid"})
     parts = (
-        _told(held.join(about, on=["domain", "docid"], how="inner", maintain_order="left"), outcome)
+        _told(held.join(about, on=["domain", "docid"], how="inner", maintain_order="left"), outcome, total)
         for held in memberships(rows)
     )
     return pl.concat([FAULTS.to_frame(), *parts])
 
 
-def _told(named: pl.DataFrame, outcome: str) -> pl.DataFrame:
+def _told(named: pl.DataFrame, outcome: str, total: bool) -> pl.DataFrame:
     """One fault a list and reason; the first detail, and how many more there are."""
     more = pl.when(pl.len() > 1).then(pl.format(" (and {} more)", pl.len() - 1)).otherwise(pl.lit(""))
     return (
         named.group_by("ranking_id", "reason", maintain_order=True)
         .agg(
-            pl.col("value").max(),
+            pl.col("value").sum() if total else pl.col("value").max(),
             pl.col("threshold").first(),
             detail=pl.concat_str(pl.col("detail").first().str.slice(0, SHOWN), more),
         )
         .with_columns(outcome=pl.lit(outcome))
         .select(list(FAULTS))
-        .cast(dict(FAULTS))
+        .cast(FAULTS)
     )

@@ -159,7 +159,7 @@ def _faults(lists: Lists, told: pl.DataFrame) -> pl.DataFrame:
         .agg(value=pl.len(), detail=pl.concat_str(pl.col("detail").first(), more))
         .with_columns(threshold=pl.lit(0.0))
         .select(list(FAULTS))
-        .cast(dict(FAULTS))
+        .cast(FAULTS)
     )
 
 

@@ -38,10 +38,8 @@ def broken_unicode(texts: pl.DataFrame) -> pl.DataFrame:
         control=text.str.count_matches(_CONTROL),
         suspect=text.str.contains(_MOJIBAKE),
     ).filter((pl.col("lost") > 0) | (pl.col("control") > 0) | "suspect")
-    judged = counted.with_columns(
-        mojibake=pl.Series([_badness(text) if suspect else 0 for text, suspect in counted.select("text", "suspect").rows()],
-                           dtype=pl.UInt32)
-    )  # fmt: skip
+    badness = [_badness(text) if suspect else 0 for text, suspect in counted.select("text", "suspect").iter_rows()]
+    judged = counted.with_columns(mojibake=pl.Series(badness, dtype=pl.UInt32))
     kinds = {"lost": "U+FFFD", "control": "control characters", "mojibake": "mojibake"}
     said = pl.concat_str(
         [pl.when(pl.col(name) > 0).then(pl.format("{} " + title, name)) for name, title in kinds.items()],

@@ -80,7 +80,7 @@ def _fault(
             "ranking_id", outcome=pl.lit(REJECTED), reason=pl.lit(reason), value=nothing if value is None else value,
             threshold=nothing if threshold is None else threshold, detail=nothing if detail is None else detail,
         )
-        .cast(dict(FAULTS))
+        .cast(FAULTS)
     )  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def _unknown(lists: Lists) -> pl.DataFrame:
             threshold=pl.lit(0.0),
         )
         .select(list(FAULTS))
-        .cast(dict(FAULTS))
+        .cast(FAULTS)
         for held in memberships(lists.rows)
     ]  # fmt: skip
     return pl.concat([FAULTS.to_frame(), *parts])
