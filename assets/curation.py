@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 
 import dagster as dg
-import polars as pl
 
 from assets.partitions import domains
 from assets.production import law, produce
 from assets.resources import Factory
-from warehouse.curation.curate import curate, whole_rows
-from warehouse.curation.releases import release_writes
+from warehouse.curation.contamination import never_train_on
+from warehouse.curation.curate import curate
+from warehouse.curation.releases import release_figures, release_writes
+from warehouse.curation.rows import lists_at
 from warehouse.curation.self_consistency import consistency_step
 from warehouse.lake import canonical_sha256
 from warehouse.ledger import WHOLE, Product, book
@@ -43,31 +44,24 @@ def training_set(context: dg.AssetExecutionContext, factory: Factory) -> Iterato
     active = factory.active_domains()
 
     def work(shop: Shop) -> dict[str, Made]:
-        kept = shop.read_active("consistent_rankings", ["domain", "ranking_id", "consistency"])
-        queries = shop.read_active("queries")
-        rankings = shop.read_active("rankings").join(kept, on=["domain", "ranking_id"], how="inner")
-        rows = whole_rows(rankings, queries, shop.read_active("passages"))
-        made = curate(rows, cards.never_train_on(shop.read("benchmarks"), queries), settings)
+        lists = lists_at(shop.lake, active, shop.snapshot)
+        never = never_train_on(shop.read("benchmarks"), shop.read_active("queries"))
+        made = curate(lists, never, settings)
         release, writes = release_writes(
             shop.lake,
-            made.rows,
+            made,
             domains=active,
             read_snapshot=shop.snapshot,
-            settings=settings.model_dump(),
+            settings=settings.model_dump(mode="json"),
             code_version=CODE_VERSION,
         )
-        figures = {
-            "release": release,
-            **{split: made.rows.filter(pl.col("split") == split).height for split in ("sft", "rl", "dev")},
-            "contaminated": made.findings.height,
-            "findings": made.findings.to_dicts(),
-        }
-        product = Product(tuple(writes), release, rows.height, made.rows.height, made.rejections, figures)
+        figures = {"release": release, **release_figures(made)}
+        product = Product(tuple(writes), release, lists.rows.height, made.rows.height, made.rejections(), figures)
         return {"training_set": Made(product, made.rows.select("domain", "qid", "split", "query", "reasoning"))}
 
     read = ("queries", "passages", "teacher_rankings", "consistent_rankings")
     reads = [*((asset, active) for asset in read), ("benchmarks", own(WHOLE))]
-    yield from produce(context, factory, Step(("training_set",), WHOLE, settings.model_dump(), work, reads))
+    yield from produce(context, factory, Step(("training_set",), WHOLE, settings.model_dump(mode="json"), work, reads))
 
 
 @dg.asset(check_specs=law("data_quality_report"), group_name="curation", deps=["training_set"], kinds={"html"})

@@ -35,16 +35,16 @@ def source(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.M
 
 @dg.asset(check_specs=law("benchmarks"), group_name="sources", kinds={"duckdb"})
 def benchmarks(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
-    """Queries of every registered benchmark: what no training row may overlap."""
+    """Queries of every registered benchmark, and the passages it brings: what no training row may overlap."""
     folders = sorted((ROOT / "benchmarks").glob("*.yaml"))
     found = read_benchmarks(folders, factory.registry.benchmarks(), factory.settings.profile.hub)
 
     def work(shop: Shop) -> dict[str, Made]:
         # A benchmark that is out of reach today was still a benchmark yesterday.
         names = list(found.notes["benchmarks_not_read"])
-        kept = [row for row in shop.read("benchmarks").iter_rows() if row[0].split("/")[0] in names]
-        rows = pl.concat([found.items, pl.DataFrame(kept, schema=found.items.schema, orient="row")])
-        digest = content_sha256(rows, ["benchmark", "qid"])
+        known = shop.read("benchmarks").select(found.items.columns)
+        rows = pl.concat([found.items, known.filter(pl.col("benchmark").str.split("/").list.first().is_in(names))])
+        digest = content_sha256(rows, ["benchmark", "unit", "qid", "text"])
         product = Product((Replace("benchmarks", rows),), digest, rows.height, rows.height, figures=found.notes)
         return {"benchmarks": Made(product, rows)}
 

@@ -15,7 +15,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +46,21 @@ class Append:
 
     table: str
     frame: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Rows that are written piece by piece, so that no more than a piece is in memory; in place of `where`, if given.
+
+    `pieces` is called again when a commit is tried again, and must give the same rows.
+    """
+
+    table: str
+    pieces: Callable[[], Iterable[pl.DataFrame]]
+    where: Mapping[str, str] | None = None
+
+
+Write = Replace | Append | Stream
 
 
 @dataclass(frozen=True)
@@ -92,11 +107,31 @@ class Lake:
         condition, values = self._condition(table, where or {})
         return self._connection().execute(f"SELECT {selected} FROM lake.{table}{version}{condition}", values).pl()
 
+    def pieces(
+        self, table: str, by: str, rows: int, where: Mapping[str, str] | None = None, columns: Sequence[str] = ()
+    ) -> Iterator[pl.DataFrame]:
+        """Rows of `table` in the order of column `by`, in pieces of about `rows`: for what does not fit into memory.
+
+        Rows in which `by` is null come last.
+        """
+        keys = self.read(table, where, [by]).sort(by, nulls_last=True)[by]
+        cuts = keys.drop_nulls().gather_every(rows).unique().sort().to_list()
+        selected = ", ".join(self._column(table, column) for column in columns) or "*"
+        condition, values = self._condition(table, where or {})
+        joined = f"{condition} AND" if condition else " WHERE"
+        for low, high in zip(cuts, [*cuts[1:], None], strict=True):
+            within = f"{by} >= ?" if high is None else f"{by} >= ? AND {by} < ?"
+            bounds = [low] if high is None else [low, high]
+            sql = f"SELECT {selected} FROM lake.{table}{joined} {within}"
+            yield self._connection().execute(sql, [*values, *bounds]).pl().sort(by)
+        if keys.null_count():
+            yield self._connection().execute(f"SELECT {selected} FROM lake.{table}{joined} {by} IS NULL", values).pl()
+
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """The rows of one read-only statement. Tables are visible by their bare names; a write is refused."""
         return _select(self._connection(read_only=True), sql, parameters)
 
-    def commit(self, writes: Sequence[Replace | Append], message: CommitMessage) -> int:
+    def commit(self, writes: Sequence[Write], message: CommitMessage) -> int:
         """Write everything in one transaction and return the id of the snapshot it made."""
         connection = self._connection()
         for attempt in range(RETRIES):
@@ -155,16 +190,18 @@ class Lake:
             setattr(self._local, name, connection)
         return connection
 
-    def _write(self, connection: duckdb.DuckDBPyConnection, write: Replace | Append) -> None:
+    def _write(self, connection: duckdb.DuckDBPyConnection, write: Write) -> None:
         _known(write.table)
-        if isinstance(write, Replace):
-            condition, values = self._condition(write.table, write.where)
+        where = None if isinstance(write, Append) else write.where
+        if where is not None:
+            condition, values = self._condition(write.table, where)
             connection.execute(f"DELETE FROM lake.{write.table}{condition}", values)
-        if write.frame.height:
-            columns = ", ".join(self._column(write.table, column) for column in write.frame.columns)
-            connection.register("incoming", write.frame.to_arrow())
-            connection.execute(f"INSERT INTO lake.{write.table} ({columns}) SELECT {columns} FROM incoming")
-            connection.unregister("incoming")
+        for frame in write.pieces() if isinstance(write, Stream) else (write.frame,):
+            if frame.height:
+                columns = ", ".join(self._column(write.table, column) for column in frame.columns)
+                connection.register("incoming", frame.to_arrow())
+                connection.execute(f"INSERT INTO lake.{write.table} ({columns}) SELECT {columns} FROM incoming")
+                connection.unregister("incoming")
 
     def _condition(self, table: str, where: Mapping[str, str]) -> tuple[str, list[str]]:
         columns = [self._column(table, column) for column in where]

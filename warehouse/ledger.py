@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from warehouse.lake import Append, CommitMessage, Lake, Replace, canonical_sha256, now
+from warehouse.lake import CommitMessage, Lake, Replace, Write, canonical_sha256, now
 
 WHOLE = ""  # the partition key of an asset that is not partitioned
 REJECTION_SCHEMA = {"stage": pl.String, "key": pl.String, "reason": pl.String, "detail": pl.String}
@@ -29,7 +29,7 @@ class Product:
     rows_in = rows_out + their number. Other stages name smaller things dropped on the way, such as a passage of a list.
     """
 
-    writes: tuple[Replace | Append, ...]
+    writes: tuple[Write, ...]
     content_sha256: str
     rows_in: int
     rows_out: int
@@ -100,7 +100,7 @@ def enter(
 
     Raises CountError before anything is written when a count does not add up.
     """
-    writes: list[Replace | Append] = []
+    writes: list[Write] = []
     entered = {}
     for asset, product in products.items():
         units = product.rejections.filter(pl.col("stage") == asset).height

@@ -19,7 +19,7 @@ from warehouse.lake import CommitMessage, Lake
 from warehouse.ledger import Materialization, Product, book, enter, input_sha256, latest
 from warehouse.pages.markdown import picture, table
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 FILES = "_files"  # the figure that names what an asset wrote beside the lake
 PREVIEW_ROWS = 5
 

@@ -6,11 +6,12 @@ import random
 
 import polars as pl
 
-from warehouse.curation.curate import Curated, ReleaseSettings, curate, whole_rows
-from warehouse.curation.releases import release_sha256, release_writes
+from warehouse.curation.contamination import never_train_on
+from warehouse.curation.curate import Curated, ReleaseSettings, curate
+from warehouse.curation.releases import release_figures, release_writes
+from warehouse.curation.rows import lists_of, release_sha256
 from warehouse.lake import CommitMessage, Lake, Replace
 from warehouse.ledger import Materialization, Product, enter, rejected
-from warehouse.pages.cards import never_train_on
 
 DOMAINS = ("math", "web_search")
 TRAIN, DEV = 20, 3
@@ -96,7 +97,7 @@ def curated(shuffle: int | None = None) -> Curated:
         frames = [frame.sample(fraction=1.0, shuffle=True, seed=shuffle) for frame in frames]
     ranked, kept, asked, texts, held = frames
     joined = ranked.join(kept.select("domain", "ranking_id", "consistency"), on=["domain", "ranking_id"])
-    return curate(whole_rows(joined, asked, texts), never_train_on(held, asked), SETTINGS)
+    return curate(lists_of(joined, asked, texts), never_train_on(held, asked), SETTINGS)
 
 
 def release_hash(shuffle: int) -> str:
@@ -131,17 +132,16 @@ def release(lake: Lake) -> str:
     read_snapshot = lake.snapshot()
     name, writes = release_writes(
         lake,
-        made.rows,
+        made,
         domains=made.rows["domain"].unique().to_list(),
         read_snapshot=read_snapshot,
-        settings=SETTINGS.model_dump(),
+        settings=SETTINGS.model_dump(mode="json"),
         code_version="1",
     )
-    sizes = {split: made.rows.filter(pl.col("split") == split).height for split in ("sft", "rl", "dev")}
     dropped = rejected("training_set", [("lost", "duplicate_query", "same text as <b>another</b>")])
     product = Product(
         tuple(writes), name, made.rows.height + 1, made.rows.height, dropped,
-        {"release": name, **sizes, "contaminated": 0, "findings": []},
+        {"release": name, **release_figures(made)},
     )  # fmt: skip
     _enter(lake, "training_set", product, "", read_snapshot)
     return name

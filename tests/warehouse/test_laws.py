@@ -105,17 +105,19 @@ def test_a_release_that_does_not_follow_from_its_snapshot_is_noticed(released: L
 
 def test_a_released_row_that_stands_in_a_benchmark_is_named(released: Lake) -> None:
     known = dict(queries().filter(pl.col("domain") == "math").select("qid", "text").iter_rows())
-    with altered(released, "INSERT INTO lake.benchmarks VALUES ('bench', 'b2', ?, 'here')", known["train5"].upper()):
+    with altered(
+        released, "INSERT INTO lake.benchmarks VALUES ('bench', 'b2', ?, 'here', 'query')", known["train5"].upper()
+    ):
         found = laws.released_rows_in_a_benchmark(released)
     assert len(found) == 1
-    assert "exact overlap with bench query b2" in found[0]
+    assert "exact overlap of its query with bench query b2" in found[0]
 
 
 def test_a_released_row_that_is_also_held_out_is_named(released: Lake) -> None:
     with altered(released, "UPDATE lake.queries SET split = 'test' WHERE domain = 'math' AND qid = 'train5'"):
         found = laws.released_rows_in_a_benchmark(released)
     assert len(found) == 1
-    assert "overlap with held-out math query train5" in found[0]
+    assert "overlap of its query with held-out math query train5" in found[0]
 
 
 def test_the_overlap_law_needs_a_release(lake: Lake) -> None:

@@ -14,7 +14,7 @@ from small_lake import DOMAINS, TRAIN, release
 from warehouse.curation.releases import read_release
 from warehouse.lake import Lake
 from warehouse.pages import pictures
-from warehouse.pages.cards import card_values, never_train_on, quality_values
+from warehouse.pages.cards import card_values, quality_values
 from warehouse.pages.reports import FUNNEL, data_uri, funnel_of, reasons_of, write_report
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -72,18 +72,6 @@ def test_a_page_that_cannot_be_rendered_leaves_the_old_one(tmp_path: Path) -> No
         write_report(path, "data_quality.html.j2", {"release": "x"})
     assert [file.name for file in tmp_path.iterdir()] == ["quality.html"]
     assert path.read_text() == "the old page"
-
-
-def test_held_out_queries_are_never_trained_on() -> None:
-    benchmarks = pl.DataFrame({"benchmark": ["bench"], "qid": ["b1"], "text": ["One?"], "location": ["here"]})
-    queries = pl.DataFrame(
-        {"domain": ["math"] * 3, "qid": ["1", "2", "3"], "text": ["a", "b", "c"], "split": ["train", "dev", "test"]}
-    )
-    assert never_train_on(benchmarks, queries).rows() == [
-        ("bench", "b1", "One?"),
-        ("held-out math", "2", "b"),
-        ("held-out math", "3", "c"),
-    ]
 
 
 def test_the_funnel_sums_over_partitions_in_the_order_of_the_factory() -> None:

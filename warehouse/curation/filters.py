@@ -11,8 +11,8 @@ Deliberately absent: the filters themselves (structure, licences, contents, dupl
 (curate.py).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -51,10 +51,14 @@ class Lists:
 
 @dataclass(frozen=True)
 class Judged:
-    """The lists that go on, texts masked where the policy says so, and one decision or more on every one that came."""
+    """The lists that go on, texts masked where the policy says so, and one decision or more on every one that came.
+
+    `found` holds rows for other tables of the lake, by table, where a filter has more to tell than decisions.
+    """
 
     lists: Lists
     decisions: pl.DataFrame
+    found: Mapping[str, pl.DataFrame] = field(default_factory=dict)
 
 
 Filter = Callable[[Lists], Judged]
@@ -65,7 +69,7 @@ def decide(lists: Lists, name: str, faults: pl.DataFrame) -> Judged:
 
     Passages that no list holds any more stay: others' lists are a matter of the next filter, not of this one.
     """
-    told = faults.with_columns(filter=pl.lit(name)).select(list(DECISIONS)).cast(dict(DECISIONS))
+    told = faults.with_columns(filter=pl.lit(name)).select(list(DECISIONS)).cast(DECISIONS)
     silent = lists.rows.join(told, on="ranking_id", how="anti").select(
         "ranking_id", filter=pl.lit(name), outcome=pl.lit(KEPT), reason=pl.lit(None, pl.String),
         value=pl.lit(None, pl.Float64), threshold=pl.lit(None, pl.Float64), detail=pl.lit(None, pl.String),

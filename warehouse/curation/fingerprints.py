@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -105,7 +106,7 @@ def in_pieces(texts: pl.Series, work: Callable[[int, Words], T]) -> list[T]:
     """
     sizes = texts.str.len_bytes().fill_null(0).cum_sum() // PIECE_BYTES
     firsts = [0, *(sizes.diff().fill_null(0) > 0).arg_true().to_list(), len(texts)]
-    bounds = [(first, stop) for first, stop in zip(firsts, firsts[1:], strict=False) if stop > first]
+    bounds = [(first, stop) for first, stop in pairwise(firsts) if stop > first]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         return list(threads.map(lambda bound: work(bound[0], hashed(texts[bound[0] : bound[1]])), bounds))
 

@@ -129,9 +129,8 @@ def jaccards(texts: pl.Series, items: pl.Series, left: Places, right: Places) ->
     other_owners, other_places = expanded(their.offsets[of_theirs], their.offsets[of_theirs + 1])
     owner = np.concatenate((owners, other_owners))
     # A gram of a pair stands twice where both have it; pairs are kept apart by what their number adds.
-    grams = mixed(
-        np.concatenate((ours.hashes[places], their.hashes[other_places])) ^ mixed(owner.astype(np.uint64) + np.uint64(1))
-    )  # fmt: skip
+    apart = mixed(owner.astype(np.uint64) + np.uint64(1))
+    grams = mixed(np.concatenate((ours.hashes[places], their.hashes[other_places])) ^ apart)
     order = np.argsort(grams)
     twice = np.flatnonzero(grams[order[1:]] == grams[order[:-1]])
     shared = np.bincount(owner[order[twice]], minlength=len(left))
@@ -143,7 +142,7 @@ def jaccards(texts: pl.Series, items: pl.Series, left: Places, right: Places) ->
 def _sets(texts: pl.Series) -> Spans:
     """The distinct shingles of each text."""
 
-    def piece(first: int, words: Words) -> tuple[Hashes, Places]:
+    def piece(_: int, words: Words) -> tuple[Hashes, Places]:
         shingles = spans(words, SHINGLE, whole_if_shorter=True)
         owner = np.repeat(np.arange(len(words.counts)), np.diff(shingles.offsets))
         order = np.lexsort((shingles.hashes, owner))

@@ -11,16 +11,6 @@ from warehouse.ledger import Materialization, latest
 from warehouse.pages import pictures
 from warehouse.pages.reports import data_uri, funnel_of, reasons_of
 
-HELD_OUT = "held-out"
-
-
-def never_train_on(benchmarks: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
-    """Benchmark queries and the held-out (dev, test) queries of the sources themselves: benchmark, qid, text."""
-    held_out = queries.filter(pl.col("split") != "train").select(
-        benchmark=pl.format(HELD_OUT + " {}", "domain"), qid="qid", text="text"
-    )
-    return pl.concat([benchmarks.select("benchmark", "qid", "text"), held_out])
-
 
 def quality_values(lake: Lake, domains: Sequence[str], judged_by: Callable[[str], str], alpha: float) -> dict[str, Any]:
     """What data_quality.html.j2 shows of the newest release."""
