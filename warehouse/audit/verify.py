@@ -17,7 +17,8 @@ import duckdb
 import polars as pl
 
 from warehouse.catalog import LakeError
-from warehouse.curation.releases import read_release, release_sha256
+from warehouse.curation.releases import stored_digests
+from warehouse.curation.rows import release_sha256
 from warehouse.files import FoundFile, NamedFile, found_files, kept_checksums, named_files, sha256_of
 from warehouse.lake import Lake
 
@@ -71,7 +72,7 @@ def verify(lake: Lake) -> Verified:
         sum(file.path in kept for file in there),
         releases,
         tuple(errors),
-        tuple([*_strays(stray), *_unrecorded(there, kept, place.remote)]),
+        (*_strays(stray), *_unrecorded(there, kept, place.remote)),
     )
 
 
@@ -113,7 +114,7 @@ def _releases(lake: Lake) -> tuple[int, list[Finding]]:
     for release, rows in entries.iter_rows():
         name = f"release {release[:12]}"
         try:
-            read = read_release(lake, release).drop("release")
+            read = stored_digests(lake, release)
         except (duckdb.Error, LakeError) as error:
             first = str(error).splitlines()[0]
             told.append(Finding("unreadable", name, f"its rows cannot be read: {first}", "Mend the files named here."))
@@ -121,10 +122,14 @@ def _releases(lake: Lake) -> tuple[int, list[Finding]]:
         if read.height != rows:
             detail = f"{read.height} rows are there; the release was made with {rows}"
             told.append(Finding("release", name, detail, "Do not train on it. " + BACKUP))
-        elif release_sha256(read) != release:
+        elif release_sha256(read) != release or not read.filter(_renamed()).is_empty():
             detail = f"its {rows} rows no longer hash to its name"
             told.append(Finding("release", name, detail, "Do not train on it. " + BACKUP))
     return entries.height, told
+
+
+def _renamed() -> pl.Expr:
+    return ~pl.col("content_sha256").str.starts_with(pl.col("row_id"))
 
 
 def _unread_snapshots(lake: Lake) -> list[Finding]:
