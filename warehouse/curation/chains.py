@@ -7,17 +7,16 @@ A quote is `[n]` with up to three digits, as the prompts number passages. An ind
 anything in backticks or a fence) is none.
 
 A leak is a run of words that the chain shares with the gold answer and with nothing that the teacher was shown, neither
-the query nor a passage of the list. Words are compared by rolling hashes over whole columns. Short answers ("yes", a
-number) are not looked for: whoever solves the problem writes them.
+the query nor a passage of the list. Words are compared as hashes, whole columns at a time (fingerprints.py). Short
+answers ("yes", a number) are not looked for: whoever solves the problem writes them.
 """
-
-from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from warehouse.curation.findings import SLICE, finding
+from warehouse.curation.fingerprints import Words, in_pieces, spans
+from warehouse.curation.words import normalised
 
 REASONS = {
     "empty_chain": "The teacher gave no chain. Ask again, or release the row for training without reasoning.",
@@ -29,8 +28,9 @@ _CODE = r"(?s)```.*?```|`[^`\n]*`"
 _WORD_BEFORE = r"(?i)\b(passages?|documents?|docs?|texts?|candidates?|identifiers?|ids?|and|or|to)\["
 _INDEX = r"[\p{L}\p{N}_)](?:\[[^\[\]\n]{0,40}\])+|(?:=|(?-u:\b)return|(?i)(?:in|out)put:)\s*\[[^\[\]\n]*\]|\[\["
 _QUOTE = r"\[([0-9]{1,3})\]"
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_PART = 20_000  # chains whose words are compared at a time
+_PLACED = pl.Schema({"place": pl.UInt32(), "at": pl.UInt32(), "run": pl.UInt64()})
+_SHARED = pl.Schema({"row": pl.UInt32(), "at": pl.UInt32(), "run": pl.UInt64()})
+PART = 20_000  # texts whose words are compared at a time
 
 
 def empty_chains(rows: pl.DataFrame) -> pl.DataFrame:
@@ -58,64 +58,57 @@ def phantom_passages(rows: pl.DataFrame) -> pl.DataFrame:
 
 def gold_answer_leaks(rows: pl.DataFrame, passages: pl.DataFrame, words: int) -> pl.DataFrame:
     """FINDINGS `gold_answer_leak` for `rows` (filters.ROWS): `words` words that only the gold answer explains."""
-    parts = [_leaks(part, passages, words) for part in _with_gold(rows, words)]
-    return pl.concat([finding(_chains(rows.clear()), pl.lit(True), "gold_answer_leak"), *parts])
+    asked = rows.filter(pl.col("gold_answer").is_not_null() & pl.col("reasoning").is_not_null()).with_row_index("row")
+    shared = pl.concat([_SHARED.to_frame(), *(_shared(part, words) for part in asked.iter_slices(PART))])
+    if shared.height:
+        shown = _shown(asked, shared, passages, words)
+        shared = shared.join(shown, on=["row", "run"], how="anti")
+    leaking = shared.sort("row", "at").group_by("row", maintain_order=True).agg(runs=pl.len(), at=pl.col("at").first())
+    told = asked.select("row", "domain", "reasoning", id="ranking_id").join(leaking, on="row", maintain_order="left")
+    chain = normalised(told["reasoning"]).str.split(" ")
+    quoted = told.with_columns(chain=chain).with_columns(
+        quote=pl.col("chain").list.slice("at", words).list.join(" "),
+    )
+    said = pl.format("“{}” stands in nothing that the teacher was shown", "quote")
+    return finding(quoted, pl.lit(True), "gold_answer_leak", pl.col("runs"), 0.0, said)
 
 
 def _chains(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select("domain", id="ranking_id", text="reasoning", size=pl.col("docids").list.len().cast(pl.Int64))
 
 
-def _with_gold(rows: pl.DataFrame, words: int) -> Iterator[pl.DataFrame]:
-    long = pl.col("gold_answer").str.count_matches(r"[\p{L}\p{N}]+") >= words
-    for piece in rows.iter_slices(SLICE):
-        yield from piece.filter(long.fill_null(False) & pl.col("reasoning").is_not_null()).iter_slices(_PART)
-
-
-def _leaks(rows: pl.DataFrame, passages: pl.DataFrame, words: int) -> pl.DataFrame:
-    """The leaks of some rows: runs in chain and gold answer, less those in the query, less those in a passage."""
-    numbered = rows.with_row_index("row")
-    chain = _runs(numbered["reasoning"], words)
-    gold = _runs(numbered["gold_answer"], words).select("row", "run").unique()
-    shared = chain.join(gold, on=["row", "run"], how="semi")
-    if shared.height:
-        shared = shared.join(_runs(numbered["query"], words), on=["row", "run"], how="anti")
-    if shared.height:
-        shared = shared.join(_shown(numbered, shared, passages, words), on=["row", "run"], how="anti")
-    leaking = shared.sort("row", "at").group_by("row", maintain_order=True).agg(runs=pl.len(), at=pl.col("at").first())
-    told = numbered.join(leaking, on="row", how="inner", maintain_order="left").with_columns(
-        quote=pl.col("reasoning").str.extract_all(r"[\p{L}\p{N}]+").list.slice(pl.col("at"), words).list.join(" ")
-    )
-    named = told.rename({"ranking_id": "id"})
-    said = pl.format("“{}” stands in no passage", "quote")
-    return finding(named, pl.lit(True), "gold_answer_leak", pl.col("runs"), 0.0, said)
+def _shared(rows: pl.DataFrame, words: int) -> pl.DataFrame:
+    """The runs that a chain shares with its gold answer and not with its query."""
+    gold, pair = _runs(rows, "gold_answer", words), ["row", "run"]
+    shared = _runs(rows, "reasoning", words).join(gold, on=pair, how="semi") if gold.height else gold
+    return shared.join(_runs(rows, "query", words), on=pair, how="anti") if shared.height else shared
 
 
 def _shown(rows: pl.DataFrame, shared: pl.DataFrame, passages: pl.DataFrame, words: int) -> pl.DataFrame:
-    """Of the shared runs, those that stand in a passage of their list: row, run."""
-    held = (
-        rows.join(shared.select("row").unique(), on="row", how="semi")
-        .select("row", "domain", docid="docids")
-        .explode("docid")
-    )
-    texts = passages.join(held.select("domain", "docid").unique(), on=["domain", "docid"], how="semi")
-    runs = _runs(texts["text"], words).join(shared.select("run").unique(), on="run", how="semi").unique(["row", "run"])
-    places = texts.select("domain", "docid").with_row_index("row").join(runs, on="row", how="inner")
-    return held.join(places.select("domain", "docid", "run"), on=["domain", "docid"], how="inner").select("row", "run")
+    """Of the shared runs, those that stand in a passage of their list: row, run. Each passage is hashed once."""
+    sharing = rows.join(shared.select("row").unique(), on="row", how="semi").select("row", "domain", docid="docids")
+    parts = [part.explode("docid") for part in sharing.iter_slices(SLICE)]
+    held = pl.concat([part.select("domain", "docid").unique() for part in parts]).unique()
+    texts = passages.join(held, on=["domain", "docid"], how="semi").select("domain", "docid", "text")
+    found = []
+    for part in texts.with_row_index("row").iter_slices(PART):
+        runs = _runs(part, "text", words).join(shared.select("run").unique(), on="run", how="semi")
+        found.append(
+            part.select("row", "domain", "docid").join(runs, on="row").select("domain", "docid", "run").unique()
+        )
+    places = pl.concat(found)
+    return pl.concat([part.join(places, on=["domain", "docid"]).select("row", "run") for part in parts])
 
 
-def _runs(texts: pl.Series, words: int) -> pl.DataFrame:
-    """Every run of `words` words: row (place of the text), at (place of its first word), run (its hash)."""
-    split = texts.alias("word").str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+").to_frame().with_row_index("row")
-    flat = split.with_columns(at=pl.int_ranges(0, pl.col("word").list.len(), dtype=pl.UInt32)).explode("word", "at")
-    flat = flat.filter(pl.col("word").is_not_null())
-    hashes = flat["word"].hash(seed=0).to_numpy()
-    row, at = flat["row"].to_numpy(), flat["at"].to_numpy()
-    count = len(hashes) - words + 1
-    if count <= 0:
-        return pl.DataFrame(schema={"row": pl.UInt32, "at": pl.UInt32, "run": pl.UInt64})
-    run: NDArray[np.uint64] = np.zeros(count, dtype=np.uint64)
-    for place in range(words):
-        run = run * _MULTIPLIER + hashes[place : place + count]
-    whole = row[:count] == row[words - 1 :]
-    return pl.DataFrame({"row": row[:count][whole], "at": at[:count][whole], "run": run[whole]})
+def _runs(rows: pl.DataFrame, column: str, words: int) -> pl.DataFrame:
+    """Every run of `words` words in a column of `rows`: row, at (place of its first word), run (its hash)."""
+
+    def work(first: int, pieces: Words) -> pl.DataFrame:
+        found = spans(pieces, words)
+        counts = np.diff(found.offsets)
+        starts = np.repeat(found.offsets[:-1], counts)
+        place = np.repeat(np.arange(first, first + len(counts)), counts)
+        return pl.DataFrame({"place": place, "at": np.arange(len(starts)) - starts, "run": found.hashes})
+
+    made = pl.concat([_PLACED.to_frame(), *(part.cast(_PLACED) for part in in_pieces(rows[column], work))])
+    return made.select(rows["row"].gather(made["place"]).alias("row"), "at", "run")
