@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rankmill import cli_label, cli_lake
+from rankmill import cli_formats, cli_label, cli_lake
 from rankmill.options import AsJson, BudgetUsd, Home, Limit, ProfileName, Sources, environment, plain_errors
 
 app = typer.Typer(
@@ -193,7 +193,7 @@ def doctor(as_json: AsJson = False, profile: ProfileName = None, home: Home = No
         raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
 
 
-for _command in (cli_label.estimate, cli_label.label, cli_label.resynthesize):
+for _command in (cli_label.estimate, cli_label.label, cli_label.resynthesize, cli_formats.export, cli_formats.audit):
     app.command()(_command)
 
 

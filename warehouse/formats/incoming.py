@@ -2,7 +2,6 @@
 
     incoming = read(folder, ...)
     incoming.queries(), incoming.passages(), incoming.rankings()       # as the lake's tables are
-    incoming.lists()                                                   # as curation's filters take them
 
 A row names the place it came from (`training_data_all.jsonl:17`), which is also its ranking's id, so that every finding
 about it can be looked up. What a format does not hold is null, and `lacks` says so in words. Nothing is left out here,
@@ -18,8 +17,6 @@ from typing import Any
 
 import polars as pl
 
-from ranking.consistency import consistency
-from warehouse.curation import filters
 from warehouse.intake.door import UNKNOWN_LICENSE
 from warehouse.intake.source_tables import PASSAGES, QUERIES, sha256_of
 
@@ -84,23 +81,6 @@ class Incoming:
         }  # fmt: skip
         return self.rows.with_columns(**columns).select(list(RANKINGS)).cast(RANKINGS)
 
-    def lists(self) -> filters.Lists:
-        """What curation judges. An id that its list does not hold becomes a null place, which is a fault of form."""
-        place = [
-            _places(self.rows, name).alias(column)
-            for name, column in (("final_list", "final_order"), ("relevant_docids", "relevant"))
-        ]
-        columns: dict[str, Any] = {
-            "ranking_id": pl.col("place"), "docids": pl.col("initial_list"), "gold_answer": pl.lit(None),
-            "exchange_key": pl.lit(None), "prompt_sha256": pl.lit(None), "agreement": pl.lit(None),
-            "judge": pl.coalesce("judge", pl.lit(IMPORTED)), "source": pl.coalesce("source", pl.lit(self.format)),
-            "license": pl.coalesce("license", pl.lit(UNKNOWN_LICENSE)),
-            "consistency": consistency(self.rankings())["consistency"],
-        }  # fmt: skip
-        rows = self.rows.with_columns(*place, **columns).select(list(filters.ROWS)).cast(filters.ROWS)
-        passages = self.passages().select(list(filters.PASSAGES)).cast(filters.PASSAGES)
-        return filters.Lists(rows, passages)
-
 
 def incoming(
     name: str,
@@ -115,15 +95,3 @@ def incoming(
     frame = pl.DataFrame([{**empty, **row} for row in rows], schema=ROWS, orient="row")
     told = [(domain, docid, text, None, stated_license) for (domain, docid), text in texts.items()]
     return Incoming(name, folder, frame, pl.DataFrame(told, schema=TEXTS, orient="row"), tuple(lacks))
-
-
-def _places(rows: pl.DataFrame, name: str) -> pl.Series:
-    """0-based places of a list's ids in `initial_list`, sorted where the list has no order of its own."""
-    found = []
-    for shown, named in rows.select("initial_list", name).iter_rows():
-        place = {docid: position for position, docid in reversed(list(enumerate(shown or [])))}
-        places = None if named is None else [place.get(docid) for docid in named]
-        if places is not None and name == "relevant_docids":
-            places = sorted(one for one in places if one is not None) + [one for one in places if one is None]
-        found.append(places)
-    return pl.Series(found, dtype=pl.List(pl.Int64))

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from warehouse.formats import reasonrank
+from warehouse.formats.files import FormatError
 from warehouse.intake.door import RawSource, raw_source
 from warehouse.intake.packages import split_of
 
@@ -158,9 +160,9 @@ def _load_stackexchange(repository: str, domain: str, options: Options) -> RawSo
 def _load_reasonrank(repository: str, domain: str, options: Options) -> RawSource:
     from huggingface_hub import snapshot_download
 
-    wanted = ["training_data_all.jsonl", "id_query/*.json", "id_doc/*.json"]
+    wanted = ["training_data_all.jsonl", "id_query/*.json", "id_doc/*.json", "README.md"]
     folder = Path(snapshot_download(repository, repo_type="dataset", allow_patterns=wanted))
-    return read_reasonrank(folder, domain, str(options["dataset"]))
+    return read_reasonrank(folder, domain, str(options["dataset"]), repository)
 
 
 # -- mappings: what the rows become
@@ -254,24 +256,26 @@ def map_stackexchange(rows: Iterable[Row], domain: str, place: str, site: str) -
     return raw_source(domain, place, queries, passages.values(), judgements, {"hub": place, "with_link": linked})
 
 
-def read_reasonrank(folder: Path, domain: str, dataset: str = "all") -> RawSource:
-    """The released layout on disk: training_data_all.jsonl beside id_query/{dataset}.json and id_doc/{dataset}.json."""
-    with (folder / "training_data_all.jsonl").open(encoding="utf-8") as stream:
-        rows = [json.loads(line) for line in stream if line.strip()]
+def read_reasonrank(folder: Path, domain: str, dataset: str = "all", place: str | None = None) -> RawSource:
+    """A folder in ReasonRank's layout as a source; every data set of it, or one. Raises FormatError, ValueError."""
+    rows = list(reasonrank.read_rows(folder))
     names = sorted({row["dataset"] for row in rows})
     if dataset != "all":
         if dataset not in names:
             raise ValueError(f"ReasonRank has no data set {dataset!r}: choose all or one of {', '.join(names)}.")
         names = [dataset]
-    texts = {
-        kind: {name: json.loads((folder / kind / f"{name}.json").read_text(encoding="utf-8")) for name in names}
-        for kind in ("id_query", "id_doc")
-    }
-    return map_reasonrank((row for row in rows if row["dataset"] in names), texts["id_query"], texts["id_doc"], domain)
+    chosen = (row for row in rows if row["dataset"] in names)
+    licensed = reasonrank.stated_license(folder)
+    return map_reasonrank(chosen, *reasonrank.read_texts(folder, names), domain, place or str(folder), licensed)
 
 
 def map_reasonrank(
-    rows: Iterable[Row], query_texts: Mapping[str, Row], doc_texts: Mapping[str, Row], domain: str
+    rows: Iterable[Row],
+    query_texts: Mapping[str, Row],
+    doc_texts: Mapping[str, Row],
+    domain: str,
+    place: str,
+    license_id: str | None,
 ) -> RawSource:
     """ReasonRank's rows: the passages its teacher mined have grade 1; ids get their data set's name before them."""
     queries: dict[str, dict[str, Any]] = {}
@@ -284,18 +288,18 @@ def map_reasonrank(
         repeated += qid in queries
         queries[qid] = {
             "qid": qid,
-            "text": query_texts[name][row["qid"]],
+            "text": _given(query_texts[name], row["qid"], f"id_query/{name}.json", row["place"], "query"),
             "source": f"reasonrank-{name}",
             "split": split_of(qid) if split_of(qid) != "test" else "train",
-            "license": "MIT",
+            "license": license_id,
         }
         for docid in row["initial_list"]:
             joined = _joined(name, docid)
-            passages.setdefault(joined, _passage(joined, doc_texts[name][docid], f"reasonrank-{name}", "MIT"))
+            text = _given(doc_texts[name], docid, f"id_doc/{name}.json", row["place"], "passage")
+            passages.setdefault(joined, _passage(joined, text, f"reasonrank-{name}", license_id))
         for docid in row["relevant_docids"]:
             judgements[(qid, _joined(name, docid))] = 1
-    place = DATASETS["reasonrank"].repository
-    notes = {"hub": place, "rows_of_a_known_query": repeated, "judgements_from": "DeepSeek-R1"}
+    notes = {"rows_of_a_known_query": repeated, "judgements_from": "the teacher that mined the set"}
     pairs = ((qid, docid, grade) for (qid, docid), grade in judgements.items())
     return raw_source(domain, place, queries.values(), passages.values(), pairs, notes)
 
@@ -305,7 +309,14 @@ def _joined(dataset: str, name: str) -> str:
     return re.sub(r"\s", "%20", f"{dataset}/{name}")
 
 
-def _passage(docid: str, text: str, source: str, license_id: str, url: str | None = None) -> dict[str, Any]:
+def _given(texts: Row, name: str, file: str, place: str, noun: str) -> str:
+    """The text of an id. Raises FormatError where the layout's file has none."""
+    if name not in texts:
+        raise FormatError(f"{file}: has no text for the {noun} {name!r} that {place} names. Add it, or drop that row.")
+    return str(texts[name])
+
+
+def _passage(docid: str, text: str, source: str, license_id: str | None, url: str | None = None) -> dict[str, Any]:
     return {"docid": docid, "title": "", "text": text, "source": source, "license": license_id, "url": url}
 
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from warehouse.formats import reasonrank
 from warehouse.intake.door import DoorLimits, Fault, RawSource, SourceError, admit
 from warehouse.intake.folders import JUDGEMENT_FILE, PASSAGE_FILE, QUERY_FILE, read_folder
-from warehouse.intake.hub import HubName, hub_fingerprint, read_hub
+from warehouse.intake.hub import HubName, hub_fingerprint, read_hub, read_reasonrank
 from warehouse.intake.packages import package_fingerprint, read_coding, read_math
 from warehouse.intake.source_tables import SourceTables, take
 
@@ -40,15 +41,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class FolderSource:
-    """A folder in the documented layout: queries.jsonl, passages.jsonl, qrels.tsv."""
+    """A folder in the documented layout (queries.jsonl, passages.jsonl, qrels.tsv), or in ReasonRank's."""
 
     path: Path
     domain: str
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
-        for name in (QUERY_FILE, PASSAGE_FILE, JUDGEMENT_FILE):
-            file = self.path / name
+        names = (QUERY_FILE, PASSAGE_FILE, JUDGEMENT_FILE)
+        held = [self.path / name for name in names]
+        for file in reasonrank.files_of(self.path) if reasonrank.is_reasonrank(self.path) else held:
+            name = file.relative_to(self.path).as_posix()
             digest.update(f"{name} {file.stat().st_size if file.is_file() else -1}\n".encode())
             if file.is_file():
                 with file.open("rb") as stream:
@@ -56,6 +59,8 @@ class FolderSource:
         return digest.hexdigest()
 
     def read(self) -> RawSource:
+        if reasonrank.is_reasonrank(self.path):
+            return read_reasonrank(self.path, self.domain)
         return read_folder(self.path, self.domain)
 
 

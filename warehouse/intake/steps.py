@@ -27,10 +27,13 @@ def source_step(active: Active, seed: int) -> Step:
 
     def work(_: Shop) -> dict[str, Made]:
         tables = read_source(origin, active.limit, seed)
+        judge = tables.notes.get("judgements_from", "people")
         frames = {
             "queries": tables.queries,
             "passages": tables.passages,
-            "human_judgements": tables.judgements.with_columns(role=pl.lit("qrels"), judge=pl.lit("people")),
+            "human_judgements": tables.judgements.with_columns(
+                role=pl.lit("qrels"), judge=pl.lit(judge)
+            ),
         }
         counts = tables.notes["counts"]
         made = {}
