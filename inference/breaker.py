@@ -1,8 +1,9 @@
 """The circuit breaker: it stops a run that is going nowhere, and says which error keeps it there.
 
-Two ways of going nowhere: an endpoint that answers nothing any more (an outage), and one whose answers are mostly
-unusable (a wrong model, a prompt it cannot follow, a token limit too low), where every further request is paid for
-nothing. What was answered is stored, so a stopped run goes on where it was.
+Three ways of going nowhere: an endpoint that answers nothing any more (an outage), one that refuses what it is asked
+(a parameter, a prompt that is too long), and one whose answers are mostly unusable (a wrong model, a prompt it cannot
+follow, a token limit too low), where every further request is paid for nothing. What was answered is stored, so a
+stopped run goes on where it was.
 
 Absent on purpose: closing again by itself. A person looks first.
 """
@@ -13,11 +14,12 @@ from collections import Counter, deque
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from inference.endpoint import RequestRefused, refused_as
 from inference.exchange import Exchange, Failure, fault_kind
 
 
 class EndpointDown(Exception):
-    """Request after request got no answer at all; what was answered before is stored."""
+    """Nobody is there, or nothing but errors of the server's; what was answered before is stored. Later may do."""
 
 
 class MostlyErrors(Exception):
@@ -42,29 +44,44 @@ class Breaker:
     def __init__(self, settings: BreakerSettings, base_url: str) -> None:
         self._settings = settings
         self._base_url = base_url
-        self._in_a_row = 0
+        self._in_a_row: list[str] = []
         self._recent: deque[str | None] = deque(maxlen=settings.window)
 
     def watch(self, outcome: Exchange | Failure) -> None:
-        """Count an outcome; raises EndpointDown or MostlyErrors."""
+        """Count an outcome; raises EndpointDown, RequestRefused or MostlyErrors."""
         if isinstance(outcome, Exchange):
             if outcome.from_store:
                 return
-            self._in_a_row = 0
+            self._in_a_row.clear()
             self._recent.append(None if outcome.fault is None else fault_kind(outcome.fault))
         else:
-            self._in_a_row += 1
+            self._in_a_row.append(outcome.kind)
             self._recent.append(outcome.kind)
-            if self._in_a_row >= self._settings.unanswered_in_a_row:
-                raise EndpointDown(
-                    f"{self._base_url} left {self._in_a_row} requests in a row without an answer, the last one "
-                    f"({outcome.request_id}) with {outcome.kind}: {outcome.detail}. All answers so far are kept. "
-                    "Check that the endpoint is up, then run again."
-                )
+            if len(self._in_a_row) >= self._settings.unanswered_in_a_row:
+                self._stop(outcome)
         if self._settings.share < 1 and len(self._recent) == self._settings.window:
             kinds = Counter(kind for kind in self._recent if kind is not None)
             if kinds.total() > self._settings.share * self._settings.window:
                 self._give_up(kinds, outcome)
+
+    def _stop(self, last: Failure) -> None:
+        """Say why the last requests in a row have no answer: most of them decide what is to be done."""
+        kinds = Counter(self._in_a_row)
+        counted = f" ({', '.join(f'{n} x {kind}' for kind, n in kinds.most_common())})" if len(kinds) > 1 else ""
+        refused = sum(n for kind, n in kinds.items() if refused_as(kind) is not None)
+        which = f"the last one ({last.request_id}) with {last.kind}: {last.detail}. All answers so far are kept."
+        if 2 * refused > kinds.total():
+            raise RequestRefused(
+                f"{self._base_url} is up, and refused {kinds.total()} requests in a row{counted}, {which} "
+                f"{RequestRefused.remedy}"
+            )
+        slower = (
+            "Ask for less at a time (max_in_flight, requests_per_minute, tokens_per_minute), or later; then run again."
+        )
+        remedy = slower if 2 * kinds["429"] > kinds.total() else "Check that the endpoint is up, then run again."
+        raise EndpointDown(
+            f"{self._base_url} left {kinds.total()} requests in a row{counted} without an answer, {which} {remedy}"
+        )
 
     def _give_up(self, kinds: Counter[str], last: Exchange | Failure) -> None:
         counted = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())

@@ -1,5 +1,8 @@
 """One OpenAI-compatible endpoint: its address, one HTTP request to it, and what can go wrong.
 
+What it refuses is told apart by what a person has to do about it: another key (`KeyRefused`), more credit
+(`QuotaSpent`), another request (`RequestRefused`). All three are `EndpointRefused`, for callers that only stop.
+
 `Line.send` never retries and never raises for what an endpoint does: it returns an `Answer` or a `Trouble` that says
 whether another attempt may help, whether to slow down, and whether the provider may have charged anyway.
 
@@ -33,8 +36,12 @@ if TYPE_CHECKING:
     import aiohttp
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
-# Statuses that no retry of the same run will change, and that concern every request alike.
-REFUSALS = {401: "key refused", 402: "payment required", 403: "forbidden", 404: "not found"}
+# What shows in the body alone: OpenAI answers 429 or 400 where the account has nothing left.
+QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+# Another attempt may help.
+PASSING = frozenset({408, 409, 425, 429})
+# A gateway gave up waiting: what it waited for may have gone on, and be charged.
+TIMED_OUT = frozenset({408, 504, 524})
 # What is shorter stands in for no key at all ("none", "EMPTY") and may be a word of an answer.
 SHORTEST_KEY = 16
 # What reading a JSON of another shape than a completion's comes to.
@@ -43,7 +50,37 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class EndpointRefused(Exception):
-    """The endpoint refuses every request alike (key, payment, address, model); nothing is gained by going on."""
+    """The endpoint answers, and refuses; nothing is gained by going on before a person has changed something."""
+
+    remedy = "Check base_url and the API key in the profile, then run again."
+
+
+class KeyRefused(EndpointRefused):
+    """The API key is unknown there, or may not do what was asked."""
+
+    remedy = (
+        "Check the API key in the environment and what it may do there, and that base_url is its own; then run again."
+    )
+
+
+class QuotaSpent(EndpointRefused):
+    """The account has no money or quota left there."""
+
+    remedy = "Pay in or raise the limit of the account there, then run again: only what is missing is asked."
+
+
+class RequestRefused(EndpointRefused):
+    """What is asked is refused: an address or a model that is not there, a parameter, a prompt that is too long."""
+
+    remedy = (
+        "Check base_url, the model name, the parameters (token_limit_name, temperature, top_p) and that prompt and "
+        "max_tokens fit the model's context length; then run again."
+    )
+
+
+# Statuses that no retry of the same run will change, and that concern every request alike.
+REFUSALS = {401: "key refused", 402: "payment required", 403: "forbidden", 404: "not found"}
+_REFUSED_AS = {"key refused": KeyRefused, "forbidden": KeyRefused, "payment required": QuotaSpent, "quota": QuotaSpent}
 
 
 class Endpoint(BaseModel):
@@ -75,7 +112,7 @@ class Endpoint(BaseModel):
         """Raises EndpointRefused where no HTTP header can carry the key."""
         if not _sendable(self.api_key):
             # The HTTP client would say so too, from frames that hold the key.
-            raise EndpointRefused(
+            raise KeyRefused(
                 f"The API key for {self.base_url} holds what no HTTP header can carry: a blank, a line break or a "
                 "letter outside ASCII. Copy it again."
             )
@@ -189,12 +226,15 @@ class Line:
                 seen = self.endpoint.scrub(raw.decode("utf-8", "replace"))[:200]
                 detail = f"{type(error).__name__}: {error}; the body begins {seen!r}"
                 return Trouble("unreadable", self.endpoint.scrub(detail), retry=True, may_cost=True)
-        detail = self.endpoint.scrub(f"HTTP {status}: {_error_message(raw)}")
+        code, message = _error(raw)
+        detail = self.endpoint.scrub(f"HTTP {status}: {message}")
+        if code in QUOTA_CODES:
+            return Trouble("quota", detail, retry=False, fatal=True)
         if status in REFUSALS:
             return Trouble(REFUSALS[status], detail, retry=False, fatal=True)
-        if status in (408, 409, 425, 429) or status >= 500:
-            wait = retry_after_s(headers.get("retry-after"))
-            return Trouble(str(status), detail, retry=True, slow_down=True, retry_after_s=wait)
+        if status in PASSING or status >= 500:
+            wait, late = retry_after_s(headers.get("retry-after")), status in TIMED_OUT
+            return Trouble(str(status), detail, retry=True, slow_down=True, may_cost=late, retry_after_s=wait)
         return Trouble(str(status), detail, retry=False)
 
     def _broken(self, error: Exception, status: int) -> Trouble:
@@ -206,6 +246,15 @@ class Line:
             return Trouble("unreachable", detail, retry=True, slow_down=True)
         kind = "half body" if status else "reset"
         return Trouble(kind, detail, retry=True, slow_down=True, may_cost=True)
+
+
+def refused_as(kind: str) -> type[EndpointRefused] | None:
+    """The decision that a kind of trouble asks of a person; None where it is no refusal."""
+    if kind in _REFUSED_AS:
+        return _REFUSED_AS[kind]
+    status = int(kind) if kind.isdecimal() else 0
+    refused = kind in REFUSALS.values() or (400 <= status < 500 and status not in PASSING)
+    return RequestRefused if refused else None
 
 
 def chat_body(request: Request, token_limit_name: str) -> bytes:
@@ -274,7 +323,9 @@ def retry_after_s(header: str | None) -> float | None:
     if header is None:
         return None
     try:
-        return max(0.0, float(header))
+        seconds = float(header)
+        # "inf" would wait for ever.
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:
@@ -283,12 +334,15 @@ def retry_after_s(header: str | None) -> float | None:
         return None
 
 
-def _error_message(raw: bytes) -> str:
+def _error(raw: bytes) -> tuple[str, str]:
+    """The code and the message in the body of an error."""
     try:
         error = orjson.loads(raw)["error"]
-        return str(error["message"] if isinstance(error, dict) else error)
+        if not isinstance(error, dict):
+            return "", str(error)
+        return str(error.get("code") or error.get("type") or ""), str(error["message"])
     except (ValueError, TypeError, LookupError):
-        return raw.decode("utf-8", "replace").strip() or "no explanation"
+        return "", raw.decode("utf-8", "replace").strip() or "no explanation"
 
 
 def _sendable(key: SecretStr) -> bool:

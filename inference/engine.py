@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sized
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -35,7 +36,19 @@ from inference.exchange import Exchange, Failure, Request
 from inference.pace import PaceSettings
 from inference.prices import Prices
 from inference.progress import Progress, Tally
-from inference.purchase import AHEAD, Check, Crew, Hand, NoRoom, Purchase, Stopped, accept_all, fault_of
+from inference.purchase import (
+    AHEAD,
+    RIVAL_WAIT_S,
+    AskedElsewhere,
+    Check,
+    Crew,
+    Hand,
+    NoRoom,
+    Purchase,
+    Stopped,
+    accept_all,
+    fault_of,
+)
 from inference.store import ExchangeStore
 from inference.teller import Teller
 
@@ -44,6 +57,9 @@ Requests = AsyncIterable[Request] | Iterable[Request]
 Outcome = Exchange | Failure
 Watch = Callable[[Progress], None]
 LOOKUP = 512
+# Requests that somebody else is asking and that are put off; with more of them, what they ask is waited for.
+PUT_OFF_AT_MOST = 10_000
+Item = tuple[Request, Exchange | None]
 
 
 class OpenRun(Protocol):
@@ -174,12 +190,11 @@ async def _answer_all(purchase: Purchase, requests: Requests, check: Check) -> A
     """Run reader and workers and hand out what they finish; raise what stopped them once all of it is handed out."""
     # A few more than can be in flight: while they wait for the endpoint, the others claim and commit.
     count = purchase.settings.max_in_flight + math.ceil(AHEAD * purchase.settings.max_in_flight)
-    inbox: asyncio.Queue[tuple[Request, Exchange | None] | None] = asyncio.Queue(
-        maxsize=purchase.settings.max_in_flight
-    )
+    inbox: asyncio.Queue[Item | None] = asyncio.Queue(maxsize=purchase.settings.max_in_flight)
     outbox: asyncio.Queue[list[Outcome] | None] = asyncio.Queue(maxsize=purchase.settings.max_in_flight)
     crew = Crew()
-    tasks = {crew.start(partial(_work, purchase, inbox, outbox, check, crew)) for _ in range(count)}
+    put_off: deque[Item] = deque()
+    tasks = {crew.start(partial(_work, purchase, inbox, put_off, outbox, check, crew)) for _ in range(count)}
     tasks.add(crew.start(partial(_read, purchase, requests, inbox, outbox, check)))
     closer = asyncio.create_task(_close_when_done(crew, tasks, outbox))
     try:
@@ -198,7 +213,7 @@ async def _answer_all(purchase: Purchase, requests: Requests, check: Check) -> A
 async def _read(
     purchase: Purchase,
     requests: Requests,
-    inbox: asyncio.Queue[tuple[Request, Exchange | None] | None],
+    inbox: asyncio.Queue[Item | None],
     outbox: asyncio.Queue[list[Outcome] | None],
     check: Check,
     hand: Hand,
@@ -206,7 +221,7 @@ async def _read(
     """Hand out what is stored and good; leave the rest to the workers."""
     async for chunk in in_chunks(requests):
         ready: list[Outcome] = []
-        rest: list[tuple[Request, Exchange | None]] = []
+        rest: list[Item] = []
         for request, stored in await purchase.teller.look_up(chunk):
             if stored is not None and stored.fault is None and fault_of(request, stored, check) is None:
                 ready.append(stored)
@@ -223,26 +238,46 @@ async def _read(
 
 async def _work(
     purchase: Purchase,
-    inbox: asyncio.Queue[tuple[Request, Exchange | None] | None],
+    inbox: asyncio.Queue[Item | None],
+    put_off: deque[Item],
     outbox: asyncio.Queue[list[Outcome] | None],
     check: Check,
     crew: Crew,
     hand: Hand,
 ) -> None:
-    """Answer one request after another until the input ends or the run stops."""
+    """Answer one request after another until the input ends or the run stops; what others ask comes last."""
     while not crew.stopping:
         hand.busy = False
-        item = await inbox.get()
+        item, hand.patient = await _next(inbox, put_off)
         if item is None:
-            inbox.put_nowait(None)  # the one who reads it next ends too; the reader has left, so there is room
             return
         try:
             outcome = await purchase.answer(*item, check, crew, hand)
         except Stopped:
             return
+        except AskedElsewhere:
+            put_off.append(item)
+            continue
         hand.busy = True
         await outbox.put([outcome])
         purchase.breaker.watch(outcome)
+
+
+async def _next(inbox: asyncio.Queue[Item | None], put_off: deque[Item]) -> tuple[Item | None, bool]:
+    """The next request, and whether to be patient with it; None where there is none left."""
+    while len(put_off) < PUT_OFF_AT_MOST:
+        try:
+            # A stream may wait for an answer that was put off before it gives its next request.
+            item = await asyncio.wait_for(inbox.get(), RIVAL_WAIT_S if put_off else None)
+        except TimeoutError:
+            if put_off:
+                return put_off.popleft(), False
+            continue
+        if item is not None:
+            return item, False
+        inbox.put_nowait(None)  # the one who reads it next ends too; the reader has left, so there is room
+        break
+    return (put_off.popleft() if put_off else None), True
 
 
 async def _close_when_done(

@@ -24,7 +24,8 @@ class Progress:
     `answers`, `usd`, `prompt_tokens` and `completion_tokens` count what this run bought, repair turns included;
     `calls` counts its HTTP requests, and `troubles` those without an answer by kind, most of which a retry mended.
     `spent` is all spending under the budget as it was last seen, in every process. `rate` and `tokens_per_s` are means
-    over the run.
+    over the run. `held` is how many requests now wait for a batch that another run has sent, by that batch;
+    `waited_for_batches` counts all that had to. `without_room` wait for room in the budget.
     """
 
     total: int | None
@@ -49,6 +50,9 @@ class Progress:
     oldest_s: float
     spent: Cost
     budget: Budget
+    held: Mapping[str, int] = field(default_factory=dict)
+    waited_for_batches: int = 0
+    without_room: int = 0
 
     @property
     def line(self) -> str:
@@ -60,6 +64,8 @@ class Progress:
         parts += [f"{n:,} failed ({kind})" for kind, n in sorted(self.failed.items())]
         parts += [f"{n:,} x {kind}" for kind, n in sorted(self.troubles.items())]
         parts += [f"{self.rate:.1f}/s", f"{self.in_flight} in flight of {self.concurrency}"]
+        parts += [f"{n:,} wait for {batch}" for batch, n in self.held.items()]
+        parts += [f"{self.without_room:,} wait for room in the budget"] if self.without_room else []
         if self.oldest_s >= 1:
             parts.append(f"oldest {self.oldest_s:.0f} s")
         tokens = self.prompt_tokens + self.completion_tokens
@@ -81,7 +87,9 @@ class Progress:
             "completion_tokens": self.completion_tokens, "usd": self.usd, "requests_per_s": self.rate,
             "tokens_per_s": self.tokens_per_s,
             "in_flight": self.in_flight, "concurrency": self.concurrency, "oldest_in_flight_s": self.oldest_s,
-            "spent_usd": self.spent.usd, "spent_tokens": self.spent.tokens, "elapsed_s": self.elapsed_s,
+            "waiting_for_batches": sum(self.held.values()), "waited_for_batches": self.waited_for_batches,
+            "without_room": self.without_room, "spent_usd": self.spent.usd, "spent_tokens": self.spent.tokens,
+            "elapsed_s": self.elapsed_s,
         }  # fmt: skip
         if self.budget.usd is not None:
             named["budget_usd"] = self.budget.usd
@@ -107,6 +115,9 @@ class Tally:
     completion_tokens: int = 0
     usd: float = 0.0
     spent: Cost = NOTHING
+    held: Counter[str] = field(default_factory=Counter)
+    waited_for_batches: int = 0
+    without_room: int = 0
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -161,6 +172,9 @@ class Tally:
             oldest_s=oldest_s,
             spent=self.spent,
             budget=budget,
+            held=dict(+self.held),
+            waited_for_batches=self.waited_for_batches,
+            without_room=self.without_room,
         )
 
 

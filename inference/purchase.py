@@ -14,15 +14,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from inference.breaker import Breaker
-from inference.endpoint import Answer, EndpointRefused, Line, Trouble
+from inference.endpoint import Answer, EndpointRefused, Line, Trouble, refused_as
 from inference.exchange import Exchange, Failure, Request, own_fault, repair_request, task_fault
+from inference.held import Held
 from inference.pace import Pace, PaceSettings, backoff_s
 from inference.prices import Cost, Prices, prompt_tokens_about
 from inference.progress import Progress, Tally
@@ -41,6 +41,10 @@ class NoRoom(Exception):
 
 class Stopped(Exception):
     """The run is ending; this request was not sent."""
+
+
+class AskedElsewhere(Exception):
+    """Somebody else is asking this; others may go first."""
 
 
 def accept_all(_request: Request, _content: str) -> str | None:
@@ -83,10 +87,14 @@ def priced(
 
 @dataclass(eq=False)
 class Hand:
-    """One task of a stream, and whether it has something on its way: a request, or an outcome to hand over."""
+    """One task of a stream, and whether it has something on its way: a request, or an outcome to hand over.
+
+    A `patient` one waits for what others ask; else AskedElsewhere tells it to go on with something else meanwhile.
+    """
 
     task: asyncio.Task[None] | None = None
     busy: bool = False
+    patient: bool = False
 
 
 @dataclass
@@ -123,7 +131,12 @@ class Purchase:
     tally: Tally
     _paces: dict[str, Pace] = field(default_factory=dict)
     _here: dict[str, asyncio.Event] = field(default_factory=dict)
-    _waiting_for_room: deque[asyncio.Event] = field(default_factory=deque)
+    # In the order in which they came.
+    _waiting: dict[asyncio.Event, None] = field(default_factory=dict)
+    _held: Held = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._held = Held(self.teller.store.path, self.tally)
 
     def pace(self, model: str) -> Pace:
         """The pace of one model of the endpoint."""
@@ -177,25 +190,25 @@ class Purchase:
                 outcome = await self._attempt(request, worst, attempts + 1, deadline, crew, hand)
             finally:
                 self._here.pop(request.key).set()
-                if self._waiting_for_room:
-                    self._waiting_for_room.popleft().set()
+                if self._waiting:
+                    next(iter(self._waiting)).set()
             if isinstance(outcome, Exchange):
                 return outcome
             hand.busy = False
-            if outcome is WAIT:
-                # What frees a rival's claim, or room in the budget, may happen in another process.
-                room = asyncio.Event()
-                self._waiting_for_room.append(room)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(room.wait(), RIVAL_WAIT_S)
-                continue
+            if outcome is BUSY and attempts == 0 and not hand.patient:
+                raise AskedElsewhere
+            if outcome is BUSY or outcome is FULL:
+                if time.monotonic() < deadline:
+                    await self._wait(without_room=outcome is FULL)
+                    continue
+                outcome = LATE
             if outcome is not LATE:
                 attempts, last = attempts + 1, outcome
             if outcome.fatal:
-                raise EndpointRefused(
+                refused = refused_as(outcome.kind) or EndpointRefused
+                raise refused(
                     f"{self.line.endpoint.base_url} refuses {request.sampling.model}: {outcome.kind} "
-                    f"({outcome.detail}). All answers so far are kept. Check base_url, the API key and the model "
-                    "name in the profile, then run again."
+                    f"({outcome.detail}). All answers so far are kept. {refused.remedy}"
                 )
             wait = backoff_s(self.settings, attempts, outcome.retry_after_s)
             late = outcome is LATE or time.monotonic() + wait >= deadline
@@ -204,6 +217,18 @@ class Purchase:
                 detail = f"{last.detail} (attempts: {attempts}{why})"
                 return Failure(request.id, request.key, last.kind, detail)
             await asyncio.sleep(wait)
+
+    async def _wait(self, without_room: bool) -> None:
+        """Wait a moment; what frees a rival's claim, or room in the budget, may happen in another process."""
+        moment = asyncio.Event()
+        self._waiting[moment] = None
+        self.tally.without_room += without_room
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(moment.wait(), RIVAL_WAIT_S)
+        finally:
+            self._waiting.pop(moment, None)
+            self.tally.without_room -= without_room
 
     async def _attempt(
         self, request: Request, worst: Cost, attempt: int, deadline: float, crew: Crew, hand: Hand
@@ -217,12 +242,13 @@ class Purchase:
         try:
             claim = await self.teller.claim(request, worst)
             self.tally.spent = claim.spent
+            self._held.note(request.key, claim.held_by)
             if claim.exchange is not None:
                 return replace(claim.exchange, request_id=request.id)
             if claim.status == "full" and claim.reserved.tokens == 0:
                 raise NoRoom
             if claim.status != "granted":
-                return WAIT
+                return BUSY if claim.status == "busy" else FULL
             entered = await pace.enter(about)
             try:
                 if crew.stopping:
@@ -243,7 +269,8 @@ class Purchase:
             exchange = priced(request, outcome, worst, attempt, self.prices)
             stands = await self.teller.put(request, exchange)
             self.tally.bought(exchange)
-            return stands
+            # What another process bought meanwhile, for a request of another name, stands in place of this answer.
+            return stands if stands.request_id == request.id else replace(stands, request_id=request.id)
         except BaseException:
             # Cancelled on its way: the endpoint works on it, and may charge, all the same.
             self.teller.release(request.key, presumed=sent)
@@ -261,6 +288,7 @@ class Purchase:
 
 
 # Not a trouble of the endpoint's: the answer, or room in the budget, is on its way elsewhere.
-WAIT = Trouble("waiting", "", retry=True)
+BUSY = Trouble("asked elsewhere", "", retry=True)
+FULL = Trouble("no room in the budget", "", retry=True)
 # Nor is this one: the request's time was up before its turn came, so nothing was sent and nothing can be charged.
 LATE = Trouble("too late", "its turn did not come in time", retry=False)

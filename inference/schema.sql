@@ -81,3 +81,7 @@ CREATE TABLE IF NOT EXISTS batch_lines (
     sampling TEXT NOT NULL,
     PRIMARY KEY (batch, key)
 );
+CREATE TABLE IF NOT EXISTS batch_files (
+    file TEXT PRIMARY KEY,
+    batch TEXT NOT NULL
+);

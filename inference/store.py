@@ -18,6 +18,7 @@ store from them, is `archive`. Absent on purpose: deletion, and anything that re
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import socket
@@ -56,11 +57,12 @@ _USUAL = (
     "FROM (SELECT completion_tokens, latency_s FROM exchanges WHERE model = ?1 ORDER BY rowid DESC LIMIT 1000)"
 )
 _RIVALS = (
-    "SELECT c.key, c.scope, c.usd, c.tokens, c.host, c.pid, c.expires_at FROM json_each(?) AS k JOIN claims AS c "
-    "ON c.key = k.value"
+    "SELECT c.key, c.scope, c.usd, c.tokens, c.host, c.pid, c.expires_at, b.batch, b.endpoint, b.filed_at "
+    "FROM json_each(?) AS k JOIN claims AS c ON c.key = k.value LEFT JOIN batches AS b ON b.batch = c.owner"
 )
-_OWNED = "SELECT key, scope, usd, tokens FROM claims WHERE owner = ?"
-_RENEW = "UPDATE claims SET expires_at = ? WHERE owner = ?"
+# The store's own claims and those of its runs, whose owners are its own with a dot and a number ("/" follows ".").
+_OWNED = "SELECT key, scope, usd, tokens FROM claims WHERE owner >= ?1 AND owner < ?1 || '/'"
+_RENEW = "UPDATE claims SET expires_at = ?2 WHERE owner >= ?1 AND owner < ?1 || '/'"
 # 0 marks a batch that its sender has let go of.
 _RENEW_SENDING = "UPDATE batches SET sender_until = ? WHERE sender = ? AND remote IS NULL AND sender_until > 0"
 _CLAIM = ("claims", ("key", "owner", "host", "pid", "expires_at", "scope", "usd", "tokens"))
@@ -102,17 +104,28 @@ class Holder:
 
 
 @dataclass(frozen=True)
+class InBatch:
+    """The open batch that holds a claim; only a run in batch mode at its endpoint brings the answer."""
+
+    batch: str
+    endpoint: str
+    filed_at: str
+
+
+@dataclass(frozen=True)
 class Claim:
     """What became of the wish to buy one answer.
 
-    "granted": ask now, then `put` or `release`. "stored": here it is. "busy": somebody else is asking; look again.
-    "full": it does not fit the budget beside `spent` and `reserved`; with nothing reserved that is final.
+    "granted": ask now, then `put` or `release`. "stored": here it is. "busy": somebody else is asking; look again
+    (`held_by`: in a batch). "full": it does not fit the budget beside `spent` and `reserved`; with nothing reserved
+    that is final.
     """
 
     status: Literal["granted", "stored", "busy", "full"]
     exchange: Exchange | None = None
     spent: Cost = NOTHING
     reserved: Cost = NOTHING
+    held_by: InBatch | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +143,7 @@ class ExchangeStore:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.me = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid())
+        self._runs = itertools.count(1)
         self.clerk = Clerk(self.path, SCHEMA.read_text(encoding="utf-8"), VERSION, self.renew, LEASE_S / 4)
 
     def __enter__(self) -> ExchangeStore:
@@ -139,6 +153,10 @@ class ExchangeStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def holder(self) -> Holder:
+        """A holder of its own for one run, lest runs that share this store take each other's claims for their own."""
+        return replace(self.me, owner=f"{self.me.owner}.{next(self._runs)}")
 
     def close(self) -> None:
         """Give up what is still claimed (counted as spent: it may have been charged) and close the file."""
@@ -192,10 +210,10 @@ class ExchangeStore:
         """The work of `claim`."""
         keys = json.dumps([request.key for request, _ in wishes])
         stored = {row[1]: row for row in con.execute(GET, (keys,))}
-        busy = set()
+        busy: dict[str, InBatch | None] = {}
         for row in con.execute(_RIVALS, (keys,)).fetchall():
-            if self.alive(*row[4:]):
-                busy.add(row[0])
+            if self.alive(*row[4:7]):
+                busy[row[0]] = None if row[7] is None else InBatch(*row[7:])
             else:
                 _presume(con, [row[:4]])
         spent, reserved = _sums(con, budget.scope)
@@ -207,7 +225,7 @@ class ExchangeStore:
                 claims.append(Claim("stored", exchange, spent, reserved + mine))
                 continue
             if request.key in busy:
-                claims.append(Claim("busy", None, spent, reserved + mine))
+                claims.append(Claim("busy", None, spent, reserved + mine, busy[request.key]))
                 continue
             fits = budget.admits(worst, spent, reserved + mine)
             if not fits and not reaped:
@@ -217,7 +235,7 @@ class ExchangeStore:
             if not fits:
                 claims.append(Claim("full", None, spent, reserved + mine))
                 continue
-            busy.add(request.key)
+            busy[request.key] = None
             mine += worst
             until = time.time() + holder.lease_s
             rows.append((request.key, holder.owner, holder.host, holder.pid, until, budget.scope, *worst))
@@ -249,7 +267,7 @@ class ExchangeStore:
     def renew(self, con: sqlite3.Connection) -> None:
         """The clerk's beat: whoever still runs keeps its claims, and the batches that it is sending."""
         until = time.time() + LEASE_S
-        con.execute(_RENEW, (until, self.me.owner))
+        con.execute(_RENEW, (self.me.owner, until))
         con.execute(_RENEW_SENDING, (until, self.me.owner))
 
 

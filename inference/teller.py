@@ -38,7 +38,7 @@ class _Errands:
 
 
 class Teller:
-    """Serves the coroutines of one event loop under one budget.
+    """Serves the coroutines of one run, on one event loop, under one budget; claims are the run's and no other's.
 
     Every method puts its errand on the list at once; it is done whether or not anybody awaits it or goes on waiting.
     Only a claim that nobody waits for any more is not made: its release may stand on the same list, and comes first.
@@ -47,6 +47,7 @@ class Teller:
     def __init__(self, store: ExchangeStore, budget: Budget) -> None:
         self.store = store
         self.budget = budget
+        self._me = store.holder()
         self._next = _Errands()
         self._due: asyncio.Handle | asyncio.TimerHandle | None = None
         self._going: asyncio.Future[list[Any]] | None = None
@@ -101,7 +102,7 @@ class Teller:
         self._going.add_done_callback(lambda going: self._hand_out(errands, going))
 
     def _run(self, con: sqlite3.Connection, errands: _Errands) -> list[Any]:
-        me, scope = self.store.me, self.budget.scope
+        me, scope = self._me, self.budget.scope
         answers: list[Any] = []
         answers += kept(con, [item for item, _ in errands.puts], scope, me) if errands.puts else []
         for (key, presumed), _ in errands.releases:

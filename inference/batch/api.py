@@ -1,10 +1,10 @@
-"""A provider's Batch API: upload, create, look, list, download, over OpenAI's own client.
+"""A provider's Batch API: upload, create, look, list, download, cancel, delete, over OpenAI's own client.
 
 Whatever can be repeated is repeated, with a growing wait, until the endpoint has been out of reach for too long. The
 creation of a batch is not: where it is not certain that none came about, `create` raises Unsure, and `recent` finds the
 batch by the tag that it was given. Every text that leaves this module is scrubbed of the key.
 
-Absent on purpose: rows and claims (`rows`), cancelling, and deleting the provider's files.
+Absent on purpose: rows and claims (`rows`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from inference.breaker import EndpointDown
-from inference.endpoint import Endpoint, EndpointRefused, Line, Trouble
+from inference.endpoint import Endpoint, EndpointRefused, Line, RequestRefused, Trouble, refused_as
 from inference.pace import PaceSettings, backoff_s
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from openai.types import Batch
 
 T = TypeVar("T")
+DELETE_WITHIN_S = 30.0
 URL: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 TAG = "rankmill_batch"
@@ -34,7 +35,7 @@ CLOCKS_DIFFER_S = 3600.0
 SHOWN = 5
 
 
-class BatchRefused(EndpointRefused):
+class BatchRefused(RequestRefused):
     """The provider refuses a batch as it stands; sent again, it would be refused again."""
 
 
@@ -140,6 +141,30 @@ class BatchApi:
 
         return await self._patiently(f"to hand out file {file_id}", call, remedy)
 
+    async def cancel(self, remote: str) -> None:
+        """Ask for a batch to be cancelled; one that has ended is left as it is."""
+
+        async def call() -> None:
+            try:
+                await self._client.batches.cancel(remote)
+            except openai.APIStatusError as error:
+                if error.status_code not in (400, 409):
+                    raise
+
+        import openai
+
+        await self._patiently(f"to cancel batch {remote}", call)
+
+    async def delete(self, file_id: str) -> Trouble | None:
+        """Delete a file, at the first attempt or not at all; gives why it may still be there."""
+
+        async def call() -> None:
+            async with asyncio.timeout(DELETE_WITHIN_S):
+                await self._client.files.delete(file_id)
+
+        outcome = await self._attempt(call)
+        return outcome if isinstance(outcome, Trouble) and outcome.kind != "not found" else None
+
     async def _patiently(self, what: str, call: Callable[[], Awaitable[T]], remedy: str = "", once: bool = False) -> T:
         attempt, began = 0, time.monotonic()
         while True:
@@ -149,10 +174,11 @@ class BatchApi:
             attempt += 1
             base_url, said = self.endpoint.base_url, f"{outcome.kind} ({outcome.detail})"
             if outcome.fatal:
-                raise EndpointRefused(
+                refused = refused_as(outcome.kind) or EndpointRefused
+                no_batches = "Does this endpoint have a Batch API? " if refused is RequestRefused else ""
+                raise refused(
                     f"{base_url} refuses {what}: {said}. All answers so far are kept, and open batches stay open. "
-                    "Check base_url and the API key in the profile, and that this endpoint has a Batch API; then run "
-                    f"again. {remedy}".rstrip()
+                    f"{no_batches}{refused.remedy} {remedy}".rstrip()
                 )
             if not outcome.retry:
                 raise BatchRefused(f"{base_url} refuses {what}: {said}. Nothing of it was charged.")

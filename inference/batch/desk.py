@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from inference.batch.api import ENDED, URL, BatchApi, Remote, Unsure
-from inference.batch.results import missing, read_results
+from inference.batch.api import ENDED, URL, BatchApi, Unsure
+from inference.batch.collect import Ended, clear_away, collect
 from inference.batch.rows import (
     Asked,
     Draft,
     Row,
-    asked_in,
     begin_creating,
     created,
     end,
@@ -33,7 +32,7 @@ from inference.batch.rows import (
     open_rows,
 )
 from inference.breaker import EndpointDown
-from inference.endpoint import EndpointRefused, Trouble, chat_body
+from inference.endpoint import EndpointRefused, chat_body
 from inference.exchange import Request
 from inference.prices import Cost, Prices
 from inference.progress import Progress, Tally
@@ -45,23 +44,6 @@ if TYPE_CHECKING:
 
 # How much longer than its window the claims of a batch stand, so that a run on the next day still finds them.
 LEASE_BEYOND_S = 86_400.0
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a batch of this run ended, and what befell the requests that it brought no answer to.
-
-    `codes` and `said` are the provider's where it refused the batch as a whole.
-    """
-
-    ended_as: str
-    troubles: Mapping[str, Trouble] = field(default_factory=dict)
-    codes: frozenset[str] = frozenset()
-    said: str = ""
-
-    def trouble(self, key: str) -> Trouble:
-        """Why a request has no answer; where another process has collected the batch, only that one knows exactly."""
-        return self.troubles.get(key) or missing(self.ended_as)
 
 
 @dataclass
@@ -148,7 +130,8 @@ class Desk:
         try:
             name = self.api.endpoint.token_limit_name
             file_id = await self.api.upload(f"rankmill-{batch}.jsonl", b"".join(input_line(r, name) for r in requests))
-            if not await clerk.perform(partial(begin_creating, batch=batch), writes=True):
+            files = [file_id] if self.settings.delete_files else []
+            if not await clerk.perform(partial(begin_creating, batch=batch, files=files), writes=True):
                 return  # this process slept so long that another one took it for dead
             creating = True
             self.tally.calls += len(requests)
@@ -187,13 +170,21 @@ class Desk:
         for row in await self._identified(rows):
             remote = await self.api.show(row.remote or "", self._remedy(row))
             if remote.status in ENDED:
-                await self._collect(row, remote)
+                delete = self.settings.delete_files
+                ended = await collect(self.api, store, row, remote, self._remedy(row), delete)
+                self._close(row.batch, ended)
         elsewhere = await store.clerk.perform(partial(endings, batches=[*self._sent]), writes=False)
         for batch, ended_as in elsewhere.items():
             self._close(batch, Ended(ended_as))
         if self.changes > before:
             self.tally.spent = await asyncio.to_thread(store.spent, self.teller.budget.scope)
             self._wake()
+            await self.clear_away()
+
+    async def clear_away(self) -> None:
+        """Delete at the provider what ended batches have left there."""
+        if self.settings.delete_files:
+            await clear_away(self.api, self.teller.store, self.address)
 
     async def _identified(self, rows: Sequence[Row]) -> list[Row]:
         """The batches that the provider knows; those that it never got to know are ended, if that is certain."""
@@ -212,20 +203,6 @@ class Desk:
                 await clerk.perform(partial(end, batch=row.batch, ended_as="not sent"), writes=True)
                 self._close(row.batch, Ended("not sent"))
         return known
-
-    async def _collect(self, row: Row, remote: Remote) -> None:
-        clerk = self.teller.store.clerk
-        remedy = self._remedy(row)
-        files = [await self.api.content(name, remedy) for name in (remote.output_file_id, remote.error_file_id)]
-        asked = await clerk.perform(partial(asked_in, batch=row.batch), writes=False)
-        results = await asyncio.to_thread(
-            read_results, asked, remote.status, files, row.model, row.price, self.api.endpoint
-        )
-        await clerk.perform(
-            partial(end, batch=row.batch, ended_as=remote.status, bought=results.bought, charged=results.charged),
-            writes=True,
-        )
-        self._close(row.batch, Ended(remote.status, results.troubles, remote.codes, remote.said))
 
     def _close(self, batch: str, ended: Ended) -> None:
         self.changes += 1

@@ -13,9 +13,10 @@ are collected by the next one; only a budget that is spent waits for them.
     desk     sends batches, watches the open ones, keeps what they bring
     rows     batches as rows of the store
     api      the provider's API
-    results  the files that a batch leaves behind
+    collect  what an ended batch brought, kept, and its files deleted at the provider
+    results  what stands in those files
 
-Absent on purpose: cancelling batches, and pacing (a batch has limits of its own).
+Absent on purpose: cancelling batches (`giving_up`, on request), and pacing (a batch has limits of its own).
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ class BatchSettings(BaseModel):
         900.0, gt=0, description="How long the endpoint may be out of reach before the run is given up."
     )
 
+    delete_files: bool = Field(
+        True, description="Delete a batch's files at the provider once it has ended and its answers are stored."
+    )
+
     @property
     def window_s(self) -> int:
         """The completion window in seconds."""
@@ -95,6 +100,7 @@ class BatchEngine(Asks):
             tasks = [asyncio.create_task(desk.watch()), asyncio.create_task(tick(desk.progress, on_progress, every_s))]
             try:
                 yield BatchSession(desk, Breaker(self.breaker, self.endpoint.base_url))
+                await desk.clear_away()
             finally:
                 for task in tasks:
                     task.cancel()

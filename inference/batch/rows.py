@@ -1,12 +1,13 @@
 """Batches as rows of the store: filed before anything is sent, open until their answers are kept.
 
     python -m inference.batch.rows STORE                  # what is open
-    python -m inference.batch.rows STORE --give-up ID     # for a batch that its provider has lost: counts as spent
+    python -m inference.batch.rows STORE --give-up ID     # cancel one, keep what it has brought (`giving_up`)
 
 A batch is filed in one transaction with the claims on its requests and with the requests themselves, so whoever finds
 the row can go on with it. `creating_at` says that the provider may know of the batch, `remote` that it does; until
 then a sender has to be alive. A row ends in the transaction that keeps its answers, so that two processes that
-collect the same batch book it once. It stays, its requests go.
+collect the same batch book it once. It stays, its requests go. The files that it has at the provider are noted until
+they are deleted there, so that a kill in between leaves none behind.
 
 Functions that take a connection run on the store's clerk. Absent on purpose: HTTP (`api`).
 """
@@ -15,12 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sqlite3
 import sys
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,11 @@ _BATCH = (
     ("batch", "endpoint", "scope", "model", "price", "requests", "filed_at", "sender", "host", "pid", "sender_until"),
 )
 _LINE = ("batch_lines", ("batch", "key", "request_id", "generation", "repair_of", "attempt", "messages", "sampling"))
+_FILE = ("batch_files", ("file", "batch"))
+_LEFT = (
+    "SELECT f.file FROM batch_files AS f JOIN batches AS b ON b.batch = f.batch "
+    "WHERE b.endpoint = ? AND b.ended_as IS NOT NULL"
+)
 _OPEN = (
     "SELECT batch, endpoint, scope, model, price, requests, filed_at, creating_at, remote, host, pid, sender_until "
     "FROM batches WHERE ended_as IS NULL"
@@ -129,8 +135,12 @@ def file_batch(
     return claims
 
 
-def begin_creating(con: sqlite3.Connection, batch: str) -> bool:
-    """Note that the provider is about to be told; False where somebody has ended the batch meanwhile."""
+def begin_creating(con: sqlite3.Connection, batch: str, files: Collection[str] = ()) -> bool:
+    """Note that the provider is about to be told; False where somebody has ended the batch meanwhile.
+
+    `files` are to be deleted at the provider once the batch has ended.
+    """
+    insert(con, _FILE, [(file, batch) for file in files])
     sql = "UPDATE batches SET creating_at = ? WHERE batch = ? AND ended_as IS NULL"
     return con.execute(sql, (time.time(), batch)).rowcount == 1
 
@@ -174,11 +184,16 @@ def asked_in(con: sqlite3.Connection, batch: str) -> list[Asked]:
 
 
 def end(
-    con: sqlite3.Connection, batch: str, ended_as: str, bought: Sequence[Bought] = (), charged: Collection[str] = ()
+    con: sqlite3.Connection,
+    batch: str,
+    ended_as: str,
+    bought: Sequence[Bought] = (),
+    charged: Collection[str] = (),
+    files: Collection[str] = (),
 ) -> None:
     """End a batch: keep what it brought, count the worst case of the `charged` keys as spent, release the others.
 
-    Does nothing where somebody else has ended it.
+    `files` are to be deleted at the provider from now on. Does nothing where somebody else has ended the batch.
     """
     row = con.execute(_END, (ended_as, batch)).fetchone()
     if row is None:
@@ -188,6 +203,17 @@ def end(
     released(con, list(charged), True, holder_of(batch))
     released(con, _keys(con, batch), False, holder_of(batch))
     con.execute("DELETE FROM batch_lines WHERE batch = ?", (batch,))
+    insert(con, _FILE, [(file, batch) for file in files])
+
+
+def files_left(con: sqlite3.Connection, endpoint: str) -> list[str]:
+    """Files at an endpoint that nobody needs any more, since their batches have ended."""
+    return [file for (file,) in con.execute(_LEFT, (endpoint,))]
+
+
+def file_gone(con: sqlite3.Connection, file: str) -> None:
+    """Note that a file is no more."""
+    con.execute("DELETE FROM batch_files WHERE file = ?", (file,))
 
 
 def endings(con: sqlite3.Connection, batches: Collection[str]) -> dict[str, str]:
@@ -210,10 +236,14 @@ def _keys(con: sqlite3.Connection, batch: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """List the open batches of a store, or give one up."""
+    """List the open batches of a store, or give one up.
+
+    The provider is asked to cancel it where OPENAI_BASE_URL is the address that the batch was filed for: a key is shown
+    to no other.
+    """
     parser = argparse.ArgumentParser(prog="python -m inference.batch.rows", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("store", type=Path, help="the exchange store, a SQLite file")
-    parser.add_argument("--give-up", metavar="ID", help="end this batch uncollected; its worst case counts as spent")
+    parser.add_argument("--give-up", metavar="ID", help="cancel and end this batch; what is not known counts as spent")
     chosen = parser.parse_args(arguments)
     if not chosen.store.is_file():
         parser.error(f"there is no exchange store at {chosen.store}")
@@ -228,7 +258,11 @@ def main(arguments: list[str] | None = None) -> None:
         wanted = next((row for row in rows if row.batch == chosen.give_up), None)
         if wanted is None:
             parser.error(f"no open batch {chosen.give_up} in {chosen.store}; leave out --give-up to see what is open")
-        store.clerk.submit(partial(give_up, batch=wanted.batch), writes=True).result()
+        # It takes the provider's client, which takes a second, and this module.
+        from inference.batch.giving_up import give_up_now
+
+        address, key = os.environ.get("OPENAI_BASE_URL", ""), os.environ.get("OPENAI_API_KEY", "none")
+        sys.stdout.write(f"{give_up_now(store, wanted.batch, address, key)}\n")
 
 
 if __name__ == "__main__":

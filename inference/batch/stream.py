@@ -20,10 +20,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from inference.batch.api import BatchRefused
-from inference.batch.desk import Desk, Ended
+from inference.batch.collect import Ended
+from inference.batch.desk import Desk
 from inference.batch.rows import Asked
 from inference.breaker import Breaker
-from inference.endpoint import EndpointRefused, Trouble
+from inference.endpoint import EndpointRefused, Trouble, refused_as
 from inference.engine import Outcome, Requests, in_chunks
 from inference.exchange import Exchange, Failure, Request, repair_request
 from inference.purchase import Check, NoRoom, fault_of
@@ -236,9 +237,10 @@ class Stream:
         self._desk.tally.troubles[trouble.kind] += 1
         model = wanted.asked.sampling.model
         if trouble.fatal:
-            raise EndpointRefused(
+            refused = refused_as(trouble.kind) or EndpointRefused
+            raise refused(
                 f"{self._desk.address} refuses {model} in a batch: {trouble.kind} ({trouble.detail}). All answers so "
-                "far are kept. Check the model name and what the API key may do, then run again."
+                f"far are kept. {refused.remedy}"
             )
         if trouble.retry and wanted.attempts <= self._settings.rounds:
             self._ready[model].append(wanted)

@@ -46,6 +46,12 @@ def what_is_wrong(body: Any) -> str | None:
     return None
 
 
+def tokens_wanted(body: Mapping[str, Any]) -> int:
+    """The tokens of the prompt and of the longest answer that is asked for."""
+    limit = body.get("max_completion_tokens", body.get("max_tokens")) or 0
+    return limit + sum(_tokens(m.get("content") or "") for m in body["messages"])
+
+
 def prompt_key(messages: list[dict[str, str]]) -> str:
     """The hash that a conversation is known by."""
     return hashlib.sha256(canonical_json(messages).encode("utf-8", "replace")).hexdigest()

@@ -67,6 +67,8 @@ class Faults:
     batch_delay_s: float = field(default=0.0, metadata={"help": "seconds a batch takes from creation to its end"})
     batch_expire_share: float = field(default=0.0, metadata={"help": "share of a batch's lines undone as it expires"})
     seed: int = field(default=0, metadata={"help": "seed of the choice"})
+    context_tokens: int = field(default=0, metadata={"help": "most tokens of prompt and answer together (0: no limit)"})
+    quota: int = field(default=-1, metadata={"help": "answers until the account has no quota left (-1: never)"})
 
     @cached_property
     def drawn(self) -> bool:

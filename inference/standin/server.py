@@ -28,7 +28,7 @@ from aiohttp import web
 
 from inference.standin.answers import VERSION
 from inference.standin.batches import Batches
-from inference.standin.completions import completion, prompt_key, what_is_wrong
+from inference.standin.completions import completion, prompt_key, tokens_wanted, what_is_wrong
 from inference.standin.faults import (
     ANSWERED,
     ON_THE_WIRE,
@@ -90,7 +90,7 @@ class Standin:
             body = await request.json()
         except ValueError as error:
             return error_response(400, f"not a chat completion request: {error!r}")
-        if (mistaken := _mistaken(body)) is not None:
+        if (mistaken := self._mistaken(body)) is not None:
             return web.json_response(mistaken.body, status=mistaken.status)
         draw = self._draw(body["messages"])
         if draw.latency_s:
@@ -102,7 +102,7 @@ class Standin:
 
     def _answer_line(self, body: dict[str, Any]) -> Reply:
         """The answer to one line of a batch: the live one, without its latency."""
-        return _mistaken(body) or self._reply(body, self._draw(body["messages"]))
+        return self._mistaken(body) or self._reply(body, self._draw(body["messages"]))
 
     def _draw(self, messages: list[dict[str, str]]) -> Draw:
         if not self.faults.drawn:
@@ -117,6 +117,23 @@ class Standin:
         if draw.kind != "none":
             self.counts[draw.kind] += 1
         return refusal_of(draw, self.faults) or Reply(200, completion(body, draw), {}, draw)
+
+    def _mistaken(self, body: Any) -> Reply | None:
+        """The refusal of a request that nobody can answer here, or that is not paid for, whatever the other faults."""
+        if (wrong := what_is_wrong(body)) is not None:
+            return Reply(400, error_body(f"not a chat completion request: {wrong}"))
+        if body["model"] != MODEL:
+            message = f"the model {body['model']!r} does not exist here; this server has {MODEL!r}"
+            return Reply(404, error_body(message, "model_not_found", "model"))
+        if self.faults.context_tokens and (wanted := tokens_wanted(body)) > self.faults.context_tokens:
+            message = (
+                f"This model's maximum context length is {self.faults.context_tokens} tokens; you asked for {wanted}."
+            )
+            return Reply(400, error_body(message, "context_length_exceeded", "messages"))
+        if self.counts["answered"] == self.faults.quota:
+            message = "You exceeded your current quota, please check your plan and billing details."
+            return Reply(429, error_body(message, "insufficient_quota"))
+        return None
 
     def _refused(self, request: web.Request) -> web.Response | None:
         if self.api_key is None or request.headers.get("Authorization") == f"Bearer {self.api_key}":
@@ -182,7 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--port", type=int, default=0, help="port on loopback (0: any free one)")
     for option in fields(Faults):
-        kind = int if option.name == "seed" else float
+        kind = int if option.name in ("seed", "context_tokens", "quota") else float
         name = f"--{option.name.replace('_', '-')}"
         parser.add_argument(name, type=kind, default=option.default, help=option.metadata["help"])
     chosen = vars(parser.parse_args(arguments))
@@ -193,16 +210,6 @@ def main(arguments: list[str] | None = None) -> None:
             threading.Event().wait()
         except KeyboardInterrupt:
             return
-
-
-def _mistaken(body: Any) -> Reply | None:
-    """The refusal of a request that nobody can answer here, whatever the faults."""
-    if (wrong := what_is_wrong(body)) is not None:
-        return Reply(400, error_body(f"not a chat completion request: {wrong}"))
-    if body["model"] != MODEL:
-        message = f"the model {body['model']!r} does not exist here; this server has {MODEL!r}"
-        return Reply(404, error_body(message, "model_not_found", "model"))
-    return None
 
 
 if __name__ == "__main__":

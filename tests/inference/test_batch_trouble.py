@@ -16,7 +16,7 @@ from inference.batch.api import BatchRefused
 from inference.batch.engine import BatchEngine
 from inference.batch.rows import BatchElsewhere
 from inference.breaker import BreakerSettings, EndpointDown, MostlyErrors
-from inference.endpoint import EndpointRefused
+from inference.endpoint import EndpointRefused, RequestRefused
 from inference.engine import ask_all
 from inference.exchange import Exchange, Failure
 from inference.standin.faults import Faults
@@ -95,7 +95,10 @@ def test_a_batch_that_is_refused_as_a_whole_stops_the_run_with_what_the_provider
 def test_an_endpoint_without_a_batch_api_is_named(
     batches_for: BatchFor, some_requests: Make, store: ExchangeStore
 ) -> None:
-    with running_standin() as server, pytest.raises(EndpointRefused, match=r"not found.*has a Batch API; then run"):
+    with (
+        running_standin() as server,
+        pytest.raises(RequestRefused, match=r"not found.*have a Batch API\? Check base_url"),
+    ):
         ask_all(batches_for(f"{server.base_url}/v2"), some_requests(2))
     assert store.spent("all").tokens == 0 and nothing_is_held(store)
 

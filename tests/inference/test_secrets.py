@@ -280,7 +280,7 @@ CRASHES = {
     "check": (Faults(), "ZeroDivisionError: crash of the check"),
     "budget": (Faults(), "BudgetExceeded: stopped at"),
     "breaker": (Faults(rate_reset=1.0), "EndpointDown: .* requests in a row"),
-    "refusal": (Faults(), r"EndpointRefused: .*incorrect API key provided: Bearer \*\*\*"),
+    "refusal": (Faults(), r"KeyRefused: .*incorrect API key provided: Bearer \*\*\*"),
 }
 
 
