@@ -9,9 +9,11 @@ absent: a server (an OpenAI-compatible endpoint behind the engine serves at scal
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from training.ties import NearTies
 
 STOP = "</answer>"
 
@@ -34,6 +36,7 @@ class Decoding:
     batch: int = 32
     temperature: float = 0.0
     stop_at_answer: bool = True
+    exact: bool = False  # what is written to a prompt does not depend on its batch (see training.ties)
 
 
 class Writer:
@@ -43,8 +46,16 @@ class Writer:
         self.model = model
         self.tokenizer = tokenizer
 
-    def write(self, prompts: Sequence[list[dict[str, str]]], decoding: Decoding) -> Iterator[tuple[int, Completion]]:
-        """Completions as (prompt number, completion), batch by batch, longest prompts first."""
+    def write(
+        self,
+        prompts: Sequence[list[dict[str, str]]],
+        decoding: Decoding,
+        abandoned: Callable[[int], bool] | None = None,
+    ) -> Iterator[tuple[int, Completion]]:
+        """Completions as (prompt number, completion), batch by batch, longest prompts first.
+
+        `abandoned` is asked before each token which prompts nobody waits for any more; their rows end there.
+        """
         ids = [
             tuple(self.tokenizer.apply_chat_template(p, add_generation_prompt=True, tokenize=True, return_dict=False))
             for p in prompts
@@ -53,11 +64,14 @@ class Writer:
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         for start in range(0, len(order), decoding.batch):
             chunk = order[start : start + decoding.batch]
-            yield from zip(chunk, self._write_batch([ids[i] for i in chunk], decoding), strict=True)
+            given_up = [_Abandoned(chunk, abandoned)] if abandoned is not None else []
+            yield from zip(chunk, self._write_batch([ids[i] for i in chunk], decoding, given_up), strict=True)
 
-    def _write_batch(self, prompts: Sequence[tuple[int, ...]], decoding: Decoding) -> list[Completion]:
+    def _write_batch(
+        self, prompts: Sequence[tuple[int, ...]], decoding: Decoding, given_up: Sequence["_Abandoned"] = ()
+    ) -> list[Completion]:
         import torch
-        from transformers import GenerationConfig, StoppingCriteriaList
+        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
         started = time.perf_counter()
         width = max(map(len, prompts))
@@ -72,15 +86,25 @@ class Writer:
             pad_token_id=pad,
             **(sampling if decoding.temperature > 0 else {"do_sample": False}),
         )
-        stop = StoppingCriteriaList([_AnswerWritten(self.tokenizer, width)] if decoding.stop_at_answer else [])
+        written = [_AnswerWritten(self.tokenizer, width)] if decoding.stop_at_answer else []
+        stop = StoppingCriteriaList([*written, *given_up])
+        ties = [self._near_ties(prompts, width)] if decoding.exact else []
         with torch.inference_mode():
             output = self.model.generate(
-                input_ids=input_ids, attention_mask=mask, generation_config=config, stopping_criteria=stop
+                input_ids=input_ids,
+                attention_mask=mask,
+                generation_config=config,
+                stopping_criteria=stop,
+                logits_processor=LogitsProcessorList(ties),
             )
         rows = [self._trim(row, keep_eos=not decoding.stop_at_answer) for row in output[:, width:].tolist()]
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         seconds = (time.perf_counter() - started) / len(prompts)
         return [Completion(p, tuple(r), t, seconds) for p, r, t in zip(prompts, rows, texts, strict=True)]
+
+    def _near_ties(self, prompts: Sequence[tuple[int, ...]], width: int) -> NearTies:
+        ends = {self.tokenizer.pad_token_id, self.tokenizer.eos_token_id}
+        return NearTies(self.model, [width - len(prompt) for prompt in prompts], width, ends)
 
     def _trim(self, row: list[int], keep_eos: bool) -> list[int]:
         """Up to the first eos: behind a sequence that stopped at its answer, eos is only generate's padding."""
@@ -100,3 +124,16 @@ class _AnswerWritten:
 
         tails = self.tokenizer.batch_decode(input_ids[:, max(self.prompt_width, input_ids.shape[1] - 12) :])
         return torch.tensor([STOP in tail for tail in tails], device=input_ids.device)
+
+
+class _Abandoned:
+    """Stopping criterion: a sequence is done once nobody waits for it."""
+
+    def __init__(self, numbers: Sequence[int], abandoned: Callable[[int], bool]) -> None:
+        self.numbers = numbers
+        self.abandoned = abandoned
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        import torch
+
+        return torch.tensor([self.abandoned(number) for number in self.numbers], device=input_ids.device)
