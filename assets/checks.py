@@ -3,17 +3,22 @@
 That counts add up is checked by every asset itself (assets/production.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import dagster as dg
+import polars as pl
 
 from assets.resources import Factory
 from warehouse import laws
+from warehouse.audit import suites
 from warehouse.curation.releases import read_release
 from warehouse.lake import Lake
 from warehouse.ledger import latest
+from warehouse.pages.markdown import table
 
 SHOWN = 10
+QUALITY = "quality_suite"
 
 
 def _check(
@@ -64,7 +69,55 @@ def _benchmarks_not_read(lake: Lake) -> list[str]:
     return [f"{name}: {why}" for name, why in made.figures["benchmarks_not_read"].items()]
 
 
+def _quality(group: str, blocking: tuple[str, ...] = ()) -> dg.AssetChecksDefinition:
+    """The suites of a group as one check an asset, examined together; `blocking` assets stop what would follow them."""
+    specs = [
+        dg.AssetCheckSpec(
+            QUALITY,
+            asset=asset,
+            blocking=asset in blocking,
+            description="; ".join(f"{suite.name}: {suite.about}" for suite in suites.suites() if suite.asset == asset),
+        )
+        for asset in suites.assets_of(group)
+    ]
+
+    @dg.multi_asset_check(name=f"quality_of_{group}", specs=specs, can_subset=True)
+    def check(context: dg.AssetCheckExecutionContext, factory: Factory) -> Iterator[dg.AssetCheckResult]:
+        chosen = sorted(key.asset_key.to_user_string() for key in context.selected_asset_check_keys)
+        made = latest(factory.lake, "training_set")
+        question = suites.Question(factory.active_domains(), made.figures["release"] if made else None, chosen)
+        docs = factory.settings.reports / suites.DATA_DOCS
+        found = suites.examine(factory.lake, question, docs, context.run.run_id)
+        for asset in chosen:
+            # A release rests on the tables below it: it stops at what is critical in any of them.
+            yield _judged(asset, found if asset in blocking else found.filter(asset=asset), docs)
+
+    return check
+
+
+def _judged(asset: str, results: pl.DataFrame, docs: Path) -> dg.AssetCheckResult:
+    lost = suites.failures(results)
+    told = [suites.told(failure) for failure in lost if failure["severity"] == "critical" or failure["asset"] == asset]
+    critical = any(failure["severity"] == "critical" for failure in lost)
+    pages = {row["suite"]: dg.MetadataValue.path(str(docs / row["docs"])) for row in results.to_dicts()}
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=QUALITY,
+        passed=not told,
+        severity=dg.AssetCheckSeverity.ERROR if critical else dg.AssetCheckSeverity.WARN,
+        description=" ".join(told) or None,
+        metadata={
+            "expectations": results.height,
+            "failed": len(lost),
+            **({"what_failed": dg.MetadataValue.md(table(suites.shown(lost)))} if lost else {}),
+            **pages,
+        },
+    )
+
+
 checks = [
+    _quality(suites.RELEASE, blocking=("training_set",)),
+    _quality(suites.EVALUATION),
     _check(
         "benchmarks",
         "benchmarks_were_read",

@@ -29,6 +29,7 @@ from warehouse.lake import Append, CommitMessage, Lake, canonical_sha256, now
 
 EXPECTATIONS = Path(__file__).with_name("expectations")
 SHOWN = 10  # offending rows that are named; the others are counted
+DATA_DOCS = "data_docs"  # below a home's reports
 RELEASE, EVALUATION = "release", "evaluation"
 # What a suite's SELECT may ask about: the active domains, and the newest release.
 _ASKED = "WITH asked AS (SELECT ?::VARCHAR[] AS domains, ?::VARCHAR AS release) "
@@ -137,6 +138,20 @@ def told(failure: dict[str, Any]) -> str:
     return f"{failure['suite']}: “{failure['says']}” does not hold ({where}). {failure['remedy']}"
 
 
+def shown(lost: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    """Failures as a table for people."""
+    return pl.DataFrame(
+        [
+            {
+                "table": failure["suite"], "expectation": failure["says"], "severity": failure["severity"],
+                "rows": failure["offending"], "which": ", ".join(failure["keys"]) or failure["observed"],
+                "what to do": failure["remedy"],
+            }
+            for failure in lost
+        ]
+    )  # fmt: skip
+
+
 def _state(lake: Lake, question: Question, chosen: Sequence[Suite]) -> str:
     """The hash of all that the results follow from: the suites, what is asked, and each table's newest change."""
     changed = dict(lake.query(_CHANGES).iter_rows())
@@ -171,7 +186,7 @@ def _validate(folder: Path, docs: Path, release: str | None) -> list[dict[str, A
     return json.loads(results.read_text("utf-8"))
 
 
-_SCHEMA = {
+_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "state_sha256": pl.String, "release": pl.String, "snapshot": pl.Int64, "suite": pl.String, "asset": pl.String,
     "expectation": pl.String, "says": pl.String, "severity": pl.String, "passed": pl.Boolean, "rows": pl.Int64,
     "offending": pl.Int64, "keys": pl.List(pl.String), "observed": pl.String, "remedy": pl.String, "docs": pl.String,

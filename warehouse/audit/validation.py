@@ -28,19 +28,26 @@ STORES = {
 def validate(folder: Path, docs: Path, name: str) -> list[dict[str, Any]]:
     """Results of every suite that has rows in `folder`, and Data Docs of them in `docs`."""
     from great_expectations.core.run_identifier import RunIdentifier
+    from great_expectations.data_context.types.resource_identifiers import (
+        ExpectationSuiteIdentifier,
+        ValidationResultIdentifier,
+    )
 
     context = _context(docs)
     source = context.data_sources.add_pandas("lake")
     run = RunIdentifier(run_name=name)
-    results = []
+    results: list[dict[str, Any]] = []
+    pages: list[Any] = []
     for suite in suites():
         file = folder / f"{suite.name}.parquet"
         if file.is_file():
             rows = pl.read_parquet(file)
             judged = _judge(context, source, suite, rows, run)
             page = _page(suite.name, judged)
-            results += [_result(suite, place, found, rows.height, page) for place, found in _placed(suite, judged)]
-    context.build_data_docs()
+            about = ExpectationSuiteIdentifier(name=suite.name)
+            pages += [about, ValidationResultIdentifier(about, judged.meta["run_id"], f"lake-{suite.name}")]
+            results += [_result(suite, place, found, rows.height, page) for place, found in _placed(judged)]
+    context.build_data_docs(resource_identifiers=pages)  # pages of the past stand; only the index is made again
     return results
 
 
@@ -81,12 +88,13 @@ def _context(docs: Path) -> Any:
 
 def _judge(context: Any, source: Any, suite: Suite, rows: pl.DataFrame, run: Any) -> Any:
     import great_expectations as gx
+    from great_expectations.expectations.metadata_types import FailureSeverity
     from great_expectations.expectations.registry import get_expectation_impl
 
     expectations = [
         get_expectation_impl(expected.type)(
             **expected.arguments,
-            severity=expected.severity,
+            severity=FailureSeverity(expected.severity),
             notes=f"{expected.says} {expected.remedy}",
             meta={"place": place},
         )
@@ -109,7 +117,7 @@ def _judge(context: Any, source: Any, suite: Suite, rows: pl.DataFrame, run: Any
     )
 
 
-def _placed(suite: Suite, judged: Any) -> list[tuple[int, Any]]:
+def _placed(judged: Any) -> list[tuple[int, Any]]:
     placed = [(found.expectation_config.meta["place"], found) for found in judged.results]
     return sorted(placed, key=lambda pair: pair[0])
 
