@@ -32,6 +32,29 @@ def positions(picked: pl.DataFrame) -> bytes:
     return _png(figure)
 
 
+def alpha_sweep(scored: pl.DataFrame, sweep: pl.DataFrame, alpha: float) -> bytes:
+    """How consistent rankings are, and what share of them each alpha keeps: `alpha` marked in both.
+
+    `scored` has consistency, `sweep` has domain, alpha and share (audit/teacher.py).
+    """
+    figure, (above, below) = _figure(6.4, 5.0, rows=2)
+    above.hist(scored["consistency"], bins=20, range=(0, 1), color=BLUE)
+    above.set_xlabel("NDCG@10 of the ranking against the judgements")
+    above.set_ylabel("rankings")
+    for domain in sweep["domain"].unique(maintain_order=True):
+        line = sweep.filter(pl.col("domain") == domain)
+        whole = domain == "all"
+        below.plot(line["alpha"], line["share"], label=domain, marker=".", linewidth=2.4 if whole else 1.2,
+                   color="black" if whole else None)  # fmt: skip
+    below.set_xlabel("alpha")
+    below.set_ylabel("share kept")
+    below.set_ylim(0, 1.02)
+    for axes in (above, below):
+        axes.axvline(alpha, color=ORANGE, linestyle="--", label=f"alpha {alpha:g}")
+        axes.legend(frameon=False)
+    return _png(figure)
+
+
 def funnel(steps: Sequence[tuple[str, int]]) -> bytes:
     """Rows left after each step, from the first to the last."""
     figure, axes = _figure(6.4, 0.5 + 0.4 * len(steps))
