@@ -130,7 +130,7 @@ def _met(parsed: Any, ids: frozenset[str]) -> bool:
     if name == "AND":
         return all(_met(side, ids) for side in parsed.args)
     if name == "LicenseWithExceptionSymbol":  # an exception only ever permits more
-        return parsed.key in ids or _met(parsed.license_symbol, ids)
+        return _met(parsed.license_symbol, ids)
     return parsed.key in ids
 
 
