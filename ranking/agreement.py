@@ -9,7 +9,7 @@ import math
 import numpy as np
 import polars as pl
 
-from ranking.metrics import cohen_kappa
+from ranking.statistics import cohen_kappa
 
 
 def agreement(teacher: pl.DataFrame, human: pl.DataFrame, shown: pl.DataFrame) -> dict[str, float]:

@@ -1,26 +1,43 @@
-"""Ranking measures with trec_eval's semantics, over all queries at once, and the statistics that go with them.
+"""Ranking measures with trec_eval's semantics, over all queries at once.
 
-    per_query = evaluate(run, qrels)                      # one row a query of the qrels
-    mean, low, high = bootstrap_mean(per_query["nDCG@10"])
+    per_query = evaluate(run, qrels)                          # frames: one row a query of the qrels
+    values = evaluate_arrays(scores, grades, judged)          # arrays: one row a query, one value a query
 
 Semantics: documents by score, falling, ties by docid, falling (scores compared as 32-bit floats, as trec_eval holds
 them); unjudged is not relevant; a grade below 1 gains nothing; the gain is the grade itself; a query of the qrels that
 the run lacks scores 0, and the mean is over all queries of the qrels. Names are ir-measures'; values are from 0 to 1.
+Absent on purpose: what to make of the values (ranking.statistics), and measures of unjudged documents.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 DEFAULT_MEASURES = ("nDCG@10", "R@10", "R@100", "RR", "AP")
 _MEASURE = re.compile(r"(?P<name>nDCG|R|P)@(?P<k>[1-9]\d*)|(?P<whole>nDCG|RR|AP)")
+# Queries are padded to the longest of their block; a block of more cells than this is cut.
+CELLS = 4_000_000
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Precedence = Callable[[Ints], NDArray[np.integer]]
 
 
 class MeasureError(ValueError):
     """An unknown measure, or a run or qrels that cannot be evaluated."""
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Relevant documents of Q queries: row of the query, rank from 1, grade; query by query, by rank within one."""
+
+    row: Ints
+    rank: Ints
+    grade: Floats
 
 
 def evaluate(
@@ -32,86 +49,191 @@ def evaluate(
     """One row for every query of `qrels` (key columns `by`), one Float64 column for each measure.
 
     `run` holds `by`, docid, score; `qrels` holds `by`, docid, grade. Raises MeasureError when a document stands twice
-    in a query, or a measure is unknown.
+    in a query, a score is no number, or a measure is unknown.
     """
+    asked = [_parse(measure) for measure in measures]
     keys = list(by)
-    for name, frame in (("run", run), ("qrels", qrels)):
-        repeated = frame.filter(pl.struct(*keys, "docid").is_duplicated())
-        if repeated.height:
-            raise MeasureError(
-                f"the {name} lists {repeated['docid'][0]!r} more than once for query {repeated[keys[-1]][0]!r}. "
-                f"Give each document one line a query."
-            )
-    queries = qrels.select(keys).unique(maintain_order=True)
-    ranked = _ranked(run, qrels, keys)
-    ideal = (
-        qrels.filter(pl.col("grade") > 0)
-        .sort(*keys, "grade", descending=[*[False] * len(keys), True])
-        .with_columns(rank=pl.int_range(1, pl.len() + 1).over(keys))
-    )
-    relevant = ideal.group_by(keys).agg(relevant=pl.len())
-    result = queries.join(relevant, on=keys, how="left").with_columns(pl.col("relevant").fill_null(0))
-    for measure in measures:
-        result = result.join(_measure(measure, ranked, ideal, relevant, keys), on=keys, how="left")
-    return result.with_columns(pl.col(measure).fill_null(0.0) for measure in measures).drop("relevant").sort(keys)
-
-
-def _ranked(run: pl.DataFrame, qrels: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
-    return (
-        run.select(*keys, "docid", pl.col("score").cast(pl.Float32))
-        .join(qrels.select(*keys, "docid", "grade"), on=[*keys, "docid"], how="left")
-        .with_columns(grade=pl.col("grade").fill_null(0))
-        .sort(*keys, "score", "docid", descending=[*[False] * len(keys), True, True])
-        .with_columns(rank=pl.int_range(1, pl.len() + 1).over(keys))
-        .filter(pl.col("grade") > 0)
-        .with_columns(found=pl.int_range(1, pl.len() + 1).over(keys))
+    _refuse_repeats("run", run, keys)
+    _refuse_repeats("qrels", qrels, keys)
+    queries = qrels.select(keys).unique().sort(keys).with_row_index("row")
+    found = _by_query(run.select(*keys, "docid", pl.col("score").cast(pl.Float32)), queries, keys)
+    if (broken := found.filter(pl.col("score").is_null() | pl.col("score").is_nan())).height:
+        raise MeasureError(
+            f"the run has no score for {broken['docid'][0]!r} of query {queries[keys[-1]][broken['row'][0]]!r}. "
+            f"Give it a number."
+        )
+    judged = _by_query(qrels.select(*keys, "docid", "grade"), queries, keys).filter(pl.col("grade") > 0)
+    best = judged.sort("row", "grade", descending=[False, True])
+    best_row = best["row"].to_numpy()
+    ideal = Hits(best_row, _place(best_row) + 1, best["grade"].to_numpy().astype(np.float64))
+    hits = _hits_of_frame(found, judged)
+    return queries.select(keys).with_columns(
+        pl.Series(measure, _value(name, k, hits, ideal, queries.height), dtype=pl.Float64)
+        for measure, (name, k) in zip(measures, asked, strict=True)
     )
 
 
-def _measure(
-    measure: str, ranked: pl.DataFrame, ideal: pl.DataFrame, relevant: pl.DataFrame, keys: list[str]
-) -> pl.DataFrame:
+def evaluate_arrays(
+    scores: ArrayLike,
+    grades: ArrayLike,
+    judged: ArrayLike,
+    measures: Sequence[str] = DEFAULT_MEASURES,
+    docs: ArrayLike | None = None,
+) -> dict[str, Floats]:
+    """Values of Q queries, an array of shape (Q,) for each measure.
+
+    `scores` and `grades` (Q, K): what the run gave each document, and its grade (unjudged 0); a shorter list is filled
+    up with NaN scores. `judged` (Q, J): all grades of the query's judgements in any order, filled up with 0. `docs`
+    (Q, K): whole numbers in the order of the docids, which decide ties; without them a tie is a MeasureError.
+    """
+    asked = [_parse(measure) for measure in measures]
+    score, grade = np.asarray(scores, np.float32), np.asarray(grades)
+    every = np.asarray(judged)
+    if score.ndim != 2 or score.shape != grade.shape or every.ndim != 2 or len(every) != len(score):
+        raise MeasureError(
+            f"scores {score.shape}, grades {grade.shape} and judged {every.shape} do not fit: one row a query each, "
+            f"and a grade for each score."
+        )
+    numbers = None if docs is None else np.asarray(docs)
+
+    def precedence(rows: Ints) -> NDArray[np.integer]:
+        if numbers is None:
+            raise MeasureError(f"query number {rows[0]} has ties, which go by docid: give docs, numbers in that order.")
+        return numbers[rows]
+
+    hits = _hits(score, grade, precedence)
+    best = -np.sort(-every, axis=1)
+    row, place = np.nonzero(best > 0)
+    ideal = Hits(row, place + 1, best[row, place].astype(np.float64))
+    return {m: _value(name, k, hits, ideal, len(score)) for m, (name, k) in zip(measures, asked, strict=True)}
+
+
+def _parse(measure: str) -> tuple[str, int | None]:
     match = _MEASURE.fullmatch(measure)
     if match is None:
         raise MeasureError(f"unknown measure {measure!r}. Known: nDCG@k, nDCG, R@k, P@k, RR, AP (ir-measures' names).")
-    name, k = match["name"] or match["whole"], int(match["k"]) if match["k"] else None
-    top = ranked if k is None else ranked.filter(pl.col("rank") <= k)
-    gain = (pl.col("grade") / (pl.col("rank") + 1).log(2)).sum()
+    return match["name"] or match["whole"], int(match["k"]) if match["k"] else None
+
+
+def _by_query(frame: pl.DataFrame, queries: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+    """row, docid and the value of the lines whose query counts; the lines of a query stand together."""
+    if frame.is_empty():
+        return frame.drop(keys).insert_column(0, pl.Series("row", [], dtype=pl.Int64))
+    # A query's lines nearly always stand together: one look-up for each of them, not for each line.
+    changes = frame.select(pl.any_horizontal(pl.col(key).ne_missing(pl.col(key).shift()) for key in keys)).to_series()
+    first = np.union1d([0], np.flatnonzero(changes.to_numpy()))
+    heads = frame.select(keys)[first].join(queries, on=keys, how="left", maintain_order="left", nulls_equal=True)
+    head_row = heads["row"].cast(pl.Int64).fill_null(-1).to_numpy()
+    row = head_row.repeat(np.diff(first, append=frame.height))
+    numbered = frame.drop(keys).insert_column(0, pl.Series("row", row))
+    if (head_row < 0).any():
+        numbered = numbered.filter(pl.col("row") >= 0)
+    known = head_row[head_row >= 0]
+    return numbered if len(np.unique(known)) == len(known) else numbered.sort("row", maintain_order=True)
+
+
+def _refuse_repeats(name: str, frame: pl.DataFrame, keys: list[str]) -> None:
+    # One hash a row: where no two are alike no two rows are, and the slow question need not be asked.
+    hashes = np.sort(frame.select(*keys, "docid").hash_rows().to_numpy())
+    if not (hashes[1:] == hashes[:-1]).any():
+        return
+    repeated = frame.filter(pl.struct(*keys, "docid").is_duplicated())
+    if repeated.height:
+        raise MeasureError(
+            f"the {name} lists {repeated['docid'][0]!r} more than once for query {repeated[keys[-1]][0]!r}. "
+            f"Give each document one line a query."
+        )
+
+
+def _hits_of_frame(found: pl.DataFrame, judged: pl.DataFrame) -> Hits:
+    """Hits from row, docid, score and the relevant row, docid, grade, by blocks of queries of like length."""
+    met = found.select("row", "docid").with_row_index("line").join(judged, on=["row", "docid"], how="inner")
+    score, grade = found["score"].to_numpy(), np.zeros(found.height, np.int64)
+    grade[met["line"].to_numpy()] = met["grade"].to_numpy()
+    row = found["row"].to_numpy()
+    first = np.flatnonzero(_place(row) == 0)
+    lengths = np.diff(first, append=len(row))
+    parts = [Hits(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+    for block in _blocks(lengths):
+        length = lengths[block]
+        shape = (len(block), int(length[0]))
+        if length[-1] == length[0] and block[-1] - block[0] == len(block) - 1:
+            whole = slice(first[block[0]], first[block[-1]] + length[-1])
+            scores, grades = score[whole].reshape(shape), grade[whole].reshape(shape)
+        else:
+            inside = np.arange(shape[1]) < length[:, None]
+            lines = np.where(inside, first[block][:, None] + np.arange(shape[1]), 0)
+            scores, grades = np.where(inside, score[lines], np.float32(np.nan)), np.where(inside, grade[lines], 0)
+        hits = _hits(scores, grades, _by_docid(found["docid"], first[block], length))
+        parts.append(Hits(row[first[block]][hits.row], hits.rank, hits.grade))
+    together = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("row", "rank", "grade")}
+    return Hits(**together)
+
+
+def _by_docid(docids: pl.Series, first: Ints, lengths: Ints) -> Precedence:
+    """Numbers in the order of the docids for those rows alone that have ties: strings are slow to sort."""
+
+    def precedence(rows: Ints) -> NDArray[np.integer]:
+        line = np.repeat(np.arange(len(rows)), lengths[rows])
+        place = _place(line)
+        names = docids[np.repeat(first[rows], lengths[rows]) + place]
+        numbers = np.full((len(rows), int(lengths[0])), -1, np.int64)
+        numbers[line, place] = names.rank("dense").to_numpy()
+        return numbers
+
+    return precedence
+
+
+def _blocks(lengths: Ints) -> Iterator[Ints]:
+    """Indices of queries, longest first, in blocks of at most CELLS padded cells."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        count = max(1, CELLS // int(lengths[order[start]]))
+        yield order[start : start + count]
+        start += count
+
+
+def _hits(scores: NDArray[np.float32], grades: NDArray, precedence: Precedence) -> Hits:
+    """Relevant documents by rank; `scores` and `grades` (Q, K), NaN scores stand last."""
+    falling = -scores
+    order = np.argsort(falling, axis=1)
+    ranked = np.sort(falling, axis=1)
+    tied = np.flatnonzero((ranked[:, 1:] == ranked[:, :-1]).any(axis=1))
+    if len(tied):
+        order[tied] = np.lexsort((-precedence(tied).astype(np.int64), falling[tied]), axis=1)
+    in_order = np.take_along_axis(grades, order, axis=1)
+    row, place = np.divmod(np.flatnonzero(in_order > 0), max(1, scores.shape[1]))
+    return Hits(row, place + 1, in_order[row, place].astype(np.float64))
+
+
+def _value(name: str, k: int | None, hits: Hits, ideal: Hits, count: int) -> Floats:
+    """One measure of `count` queries; `ideal` holds all relevant documents by grade, falling."""
+
+    def total(of: Hits, weights: Floats | None = None) -> Floats:
+        kept = slice(None) if k is None else of.rank <= k
+        return np.bincount(of.row[kept], None if weights is None else weights[kept], minlength=count).astype(np.float64)
+
     if name == "nDCG":
-        best = ideal if k is None else ideal.filter(pl.col("rank") <= k)
-        both = top.group_by(keys).agg(dcg=gain).join(best.group_by(keys).agg(idcg=gain), on=keys)
-        return both.select(*keys, (pl.col("dcg") / pl.col("idcg")).alias(measure))
-    if name == "RR":
-        return top.group_by(keys).agg((1.0 / pl.col("rank").min()).alias(measure))
+        gained = total(hits, hits.grade / np.log2(hits.rank + 1))
+        return _share(gained, total(ideal, ideal.grade / np.log2(ideal.rank + 1)))
     if name == "P":
-        return top.group_by(keys).agg((pl.len() / k).alias(measure))
-    hits = pl.len() if name == "R" else (pl.col("found") / pl.col("rank")).sum()
-    counted = top.group_by(keys).agg(hits=hits).join(relevant, on=keys)
-    return counted.select(*keys, (pl.col("hits") / pl.col("relevant")).alias(measure))
+        return total(hits) / float(k or 1)
+    if name == "RR":
+        return total(hits, (_place(hits.row) == 0) / hits.rank)
+    found = total(hits) if name == "R" else total(hits, (_place(hits.row) + 1) / hits.rank)
+    return _share(found, np.bincount(ideal.row, minlength=count).astype(np.float64))
 
 
-def bootstrap_mean(
-    values: Sequence[float] | NDArray[np.float64], resamples: int = 10_000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float, float]:
-    """(mean, low, high) of per-query values: the percentile bootstrap interval over queries at `level`.
-
-    Give the differences of two systems on the same queries to have the paired bootstrap.
-    """
-    sample = np.asarray(values, dtype=np.float64)
-    if not sample.size:
-        raise MeasureError("a bootstrap needs at least one query; none was given.")
-    means = np.empty(resamples)
-    random = np.random.default_rng(seed)
-    block = max(1, 4_000_000 // sample.size)
-    for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        means[start : start + rows] = sample[random.integers(0, sample.size, (rows, sample.size))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(sample.mean()), float(low), float(high)
+def _share(part: Floats, whole: Floats) -> Floats:
+    """part / whole; 0 where the whole is."""
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
-def cohen_kappa(left: NDArray[np.bool_], right: NDArray[np.bool_]) -> float:
-    """Cohen's kappa of two binary raters over the same items; 1.0 where both say one and the same thing throughout."""
-    agreement = float((left == right).mean())
-    chance = float(left.mean() * right.mean() + (1 - left.mean()) * (1 - right.mean()))
-    return 1.0 if chance == 1.0 else (agreement - chance) / (1 - chance)
+def _place(groups: Ints) -> Ints:
+    """The place of each element within its run of equal neighbours, from 0."""
+    index = np.arange(len(groups))
+    if not len(groups):
+        return index
+    begins = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
+    return index - np.repeat(begins, np.diff(np.append(begins, len(groups))))

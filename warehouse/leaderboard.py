@@ -6,7 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from ranking.metrics import DEFAULT_MEASURES, bootstrap_mean
+from ranking.metrics import DEFAULT_MEASURES
+from ranking.statistics import bootstrap_mean
 from warehouse.evaluation import FIRST_STAGE
 from warehouse.pages import pictures
 from warehouse.pages.reports import data_uri

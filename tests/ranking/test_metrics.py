@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import SHARED, Grades, Scores, needs_shared, trec_eval
 
-from ranking.metrics import MeasureError, bootstrap_mean, cohen_kappa, evaluate
+from ranking.metrics import MeasureError, evaluate, evaluate_arrays
 from ranking.trec import read_qrels, read_run
 
 MEASURES = ["nDCG@1", "nDCG@3", "nDCG@10", "nDCG", "R@1", "R@5", "P@5", "RR", "AP"]
@@ -56,6 +58,65 @@ def test_every_measure_equals_trec_evals_and_a_query_missing_from_the_run_scores
     for row in ours.iter_rows(named=True):
         theirs = expected.get(row["qid"], dict.fromkeys(MEASURES, 0.0))
         assert {m: row[m] for m in MEASURES} == pytest.approx(theirs, abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(runs_and_qrels())
+def test_arrays_give_what_frames_give(case: tuple[Scores, Grades]) -> None:
+    run, qrels = case
+    docids = sorted({docid for hits in (*run.values(), *qrels.values()) for docid in hits}, key=str.encode)
+    qids = sorted(qrels)
+    width = max((len(run.get(qid, {})) for qid in qids), default=0)
+    depth = max(len(judged) for judged in qrels.values())
+    scores = np.full((len(qids), width), np.nan)
+    grades, docs = np.zeros((len(qids), width), int), np.zeros((len(qids), width), int)
+    judged = np.zeros((len(qids), depth), int)
+    for row, qid in enumerate(qids):
+        judged[row, : len(qrels[qid])] = list(qrels[qid].values())
+        for column, (docid, score) in enumerate(run.get(qid, {}).items()):
+            scores[row, column] = score
+            grades[row, column], docs[row, column] = qrels[qid].get(docid, 0), docids.index(docid)
+    values = evaluate_arrays(scores, grades, judged, MEASURES, docs)
+    frame = evaluate(run_frame(run), qrels_frame(qrels), MEASURES)
+    assert {name: list(column) for name, column in values.items()} == {
+        name: pytest.approx(frame.sort("qid")[name].to_list(), abs=1e-12) for name in MEASURES
+    }
+
+
+def test_arrays_with_ties_and_no_way_to_decide_them_are_refused() -> None:
+    with pytest.raises(MeasureError, match="query number 1 has ties"):
+        evaluate_arrays([[2.0, 1.0], [1.0, 1.0]], [[1, 0], [1, 0]], [[1], [1]])
+
+
+@pytest.mark.parametrize(
+    ("scores", "grades", "judged"), [([[1.0]], [[1, 0]], [[1]]), ([1.0], [1], [[1]]), ([[1.0]], [[1]], [[1], [2]])]
+)
+def test_arrays_that_do_not_fit_are_refused_with_their_shapes(scores: Any, grades: Any, judged: Any) -> None:
+    with pytest.raises(MeasureError, match=r"scores \(.*\), grades \(.*\) and judged \(.*\) do not fit"):
+        evaluate_arrays(scores, grades, judged)
+
+
+def test_one_very_long_list_among_thousands_of_short_ones_is_evaluated_like_the_others() -> None:
+    # Padded to the longest, these 7,000 lines would be 12 million cells: they are cut into blocks.
+    run: Scores = {f"q{n}": {"b": 1.0} for n in range(6_000)}
+    run["q7"] = {f"d{n:04}": -float(n) for n in range(2_000)}
+    qrels: Grades = {qid: {"b": 1} for qid in run} | {"q7": {"d1999": 2, "d0003": 1}, "q8": {"z": 1}}
+    ours = evaluate(run_frame(run), qrels_frame(qrels), ["RR", "AP"]).sort("qid")
+    expected = dict.fromkeys(run, (1.0, 1.0)) | {"q7": (1 / 4, (1 / 4 + 2 / 2_000) / 2), "q8": (0.0, 0.0)}
+    assert {qid: (rr, ap) for qid, rr, ap in ours.iter_rows()} == expected
+
+
+def test_lines_of_two_queries_may_stand_in_any_order() -> None:
+    run = pl.DataFrame({"qid": ["b", "a", "b", "a"], "docid": ["x", "x", "y", "y"], "score": [1.0, 2.0, 2.0, 1.0]})
+    qrels = pl.DataFrame({"qid": ["a", "b"], "docid": ["x", "x"], "grade": [1, 1]})
+    assert evaluate(run, qrels, ["RR"]).rows() == [("a", 1.0), ("b", 0.5)]
+
+
+@pytest.mark.parametrize("score", [None, float("nan")])
+def test_a_score_that_is_no_number_is_refused_by_name(score: float | None) -> None:
+    run = pl.DataFrame({"qid": ["q"], "docid": ["a"], "score": [score]}, schema_overrides={"score": pl.Float64})
+    with pytest.raises(MeasureError, match="no score for 'a' of query 'q'"):
+        evaluate(run, qrels_frame({"q": {"a": 1}}))
 
 
 def test_ties_go_to_the_docid_that_sorts_last_in_bytes() -> None:
@@ -134,34 +195,3 @@ def test_real_runs_agree_with_trec_eval_query_by_query(folder: str) -> None:
     assert ours.height == len(expected)
     for row in ours.iter_rows(named=True):
         assert {m: row[m] for m in MEASURES} == pytest.approx(expected[row["qid"]], abs=1e-9)
-
-
-def test_the_bootstrap_interval_holds_the_mean_narrows_with_more_queries_and_is_the_same_every_time() -> None:
-    few, many = np.random.default_rng(1).random(30), np.random.default_rng(1).random(3_000)
-    mean, low, high = bootstrap_mean(few)
-    assert mean == pytest.approx(few.mean())
-    assert low < mean < high
-    assert bootstrap_mean(few) == (mean, low, high)
-    _, low_of_many, high_of_many = bootstrap_mean(many)
-    assert (high_of_many - low_of_many) < (high - low) / 5
-    # The normal approximation is an outside witness at this size.
-    half = 1.96 * many.std() / np.sqrt(many.size)
-    assert (high_of_many - low_of_many) / 2 == pytest.approx(half, rel=0.05)
-
-
-def test_the_bootstrap_of_one_value_is_that_value_and_of_none_an_error() -> None:
-    assert bootstrap_mean([0.25, 0.25]) == (0.25, 0.25, 0.25)
-    with pytest.raises(MeasureError, match="at least one query"):
-        bootstrap_mean([])
-
-
-def test_cohens_kappa_knows_full_agreement_chance_and_full_disagreement() -> None:
-    left = np.array([True, True, False, False])
-    assert cohen_kappa(left, left) == 1.0
-    assert cohen_kappa(left, ~left) == -1.0
-    assert cohen_kappa(left, np.array([True, False, True, False])) == 0.0
-    assert cohen_kappa(np.ones(3, dtype=bool), np.ones(3, dtype=bool)) == 1.0
-    # The worked example of Cohen's measure: 20 both yes, 5 and 10 apart, 15 both no.
-    first = np.repeat([True, True, False, False], [20, 5, 10, 15])
-    second = np.repeat([True, False, True, False], [20, 5, 10, 15])
-    assert cohen_kappa(first, second) == pytest.approx(0.4)

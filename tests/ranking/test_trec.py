@@ -89,6 +89,27 @@ def test_tabs_windows_line_ends_blank_lines_and_a_byte_order_mark_are_read_as_th
     assert read_run(path).rows() == [("q", "a", 1, 2.5), ("q", "b", 2, 0.001)]
 
 
+fields = st.sampled_from(
+    [b"q", b"Q0", b"-3", b"+1.", b"1.5", b"1e-5", b"inf", b'"', b"#", b"null", b"\xc3\xa9", b"0x1", b"1_0"]
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(fields, min_size=5, max_size=7), min_size=1, max_size=3), st.sampled_from([b" ", b"\t"]))
+def test_what_stands_between_the_fields_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[list[bytes]], between: bytes
+) -> None:
+    said = []
+    for separator in (between, b"  "):
+        path = tmp_path_factory.getbasetemp() / "separated.trec"
+        path.write_bytes(b"\n".join(separator.join(line) for line in lines) + b"\n")
+        try:
+            said.append(read_run(path).rows())
+        except TrecFileError as error:
+            said.append(str(error))
+    assert said[0] == said[1]
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
