@@ -91,8 +91,10 @@ def test_a_policy_file_is_read_and_a_profile_may_name_it(tmp_path: Path) -> None
     path.write_text("train: [MIT]\npublish: []\n")
     policy = LicencePolicy.model_validate(str(path))
     assert (policy.train, policy.publish, policy.unstated) == (("MIT",), (), "warn")
-    assert faults(judge(licences(policy), lists(row("open", license="MIT")))) == {
-        ("clean", "rejected", "licence_not_allowed"), ("open", "rejected", "licence_not_allowed"),
+    judged = judge(licences(policy), lists(row("open", license="MIT"), license="MIT"))
+    assert faults(judged) == {
+        ("clean", "rejected", "licence_not_allowed"), ("clean", "warned", "licence_not_publishable"),
+        ("open", "warned", "licence_not_publishable"),
     }  # fmt: skip
     assert LicencePolicy.model_validate(policy.model_dump()) == policy
 
