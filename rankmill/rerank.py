@@ -1,129 +1,194 @@
-"""`rankmill rerank`: a trained model over a TREC run from files, through the process that evaluation uses."""
+"""`rankmill rerank`: a trained model over a TREC run from files.
 
-import json
-import subprocess
+    summary = rerank_files(settings, chosen, lists, out, batch=40, exact=True, watch=print)
+
+The model runs in the process that also stands behind `rankmill serve`; lists go to it as fast as it takes them, and
+each is journalled when it comes back. What is written depends on the model, the recipe and the lists, not on the batch,
+on how often it was stopped, or on what else was reranked (see training.ties for what that rests on). Deliberately
+absent: scores, since a listwise model gives none; the score column counts down from the list's length.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from ranking.prompts import titled
-from ranking.trec import read_run, write_run
-from rankmill.settings import Settings, SettingsError
-from training.jobs import ModelRef, RerankJob, RerankResult, base_model, command, finished, weights_sha256
-from training.recipes import Recipe
-from warehouse.evaluation import keep_candidates
+from inference.server.ranker import ListRefused, NotReady, RankerDied, RankerProcess, RankerUnusable
+from ranking.prompts import load_template
+from ranking.trec import write_run
+from rankmill.chosen_model import ChosenModel
+from rankmill.journal import Journal
+from rankmill.rerank_lists import CandidateList
+from rankmill.settings import Settings
+from training.recipes import content_hash
+from training.serving import ServingJob
+
+VERSION = 1  # raise it when the same lists would come back in another order
+AHEAD = 2  # lists that wait at the model for every place in a batch
 
 
-class RerankInputError(ValueError):
-    """Run, queries and passages do not fit together; the message names the first that is missing."""
+class RerankStopped(RuntimeError):
+    """The model's process ended; what was ordered is kept."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a reranking stands."""
+
+    done: int
+    total: int
+    calls: int
+    malformed: int
+    seconds_a_list: float
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds that the rest will take at the pace so far."""
+        return self.seconds_a_list * (self.total - self.done)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished reranking took; `seconds` is this run's share of it."""
+
+    queries: int
+    from_journal: int
+    calls: int
+    malformed: dict[str, int]
+    refused: tuple[tuple[str, str], ...]
+    seconds: float
 
 
 def rerank_files(
-    settings: Settings, model: str, run: Path, queries: Path, passages: Path, out: Path, recipe_name: str
-) -> RerankResult:
-    """Rerank `run` and write `out`. The same files, model and settings are not reranked twice.
+    settings: Settings,
+    chosen: ChosenModel,
+    lists: Sequence[CandidateList],
+    out: Path,
+    batch: int | None,
+    exact: bool,
+    watch: Callable[[Progress], None],
+) -> Summary:
+    """Rerank `lists` and write `out`, whole or not at all.
 
-    Raises RerankInputError, SettingsError, and RuntimeError when the process ends without a result.
+    Raises JournalBusy, and RerankStopped when the model's process ends.
     """
-    recipe = settings.recipe(recipe_name)
-    candidates = _candidates(run, queries, passages)
-    path, digest = keep_candidates(candidates, settings.home / "work")
-    stage, reference = _resolve(settings, model, recipe)
-    job = RerankJob(
+    recipe = chosen.recipe
+    if batch is not None:
+        recipe = recipe.model_copy(update={"decoding": recipe.decoding.model_copy(update={"batch": batch})})
+    job = ServingJob(
         recipe=recipe,
-        release="",
-        model=reference,
-        candidates=path,
-        candidates_sha256=digest,
-        student=stage,
-        output=settings.models / "reranked",
+        model=chosen.reference,
         cache=settings.models / "base",
-        seed=settings.profile.seed,
+        top=recipe.decoding.top,
+        exact=exact,
     )
-    if finished(job) is None:
-        subprocess.run(command(*[job]), check=False)
-    result = finished(job)
-    if result is None:
-        raise SettingsError(f"reranking ended without a result; its output stands above. Nothing was written to {out}.")
-    tag = f"rankmill-{recipe_name}-{reference.sha256[:12]}"
-    write_run(out, pl.read_parquet(job.folder / "run.parquet").sort("qid", "rank"), tag)
-    return result
-
-
-def _candidates(run: Path, queries: Path, passages: Path) -> pl.DataFrame:
-    ranked = read_run(run)
-    texts = pl.DataFrame(
-        [(row["docid"], titled(row.get("title"), row["text"])) for row in _lines(passages, ("docid", "text"))],
-        schema={"docid": pl.String, "text": pl.String},
-        orient="row",
-    )
-    asked = pl.DataFrame(
-        [(row["qid"], row["text"]) for row in _lines(queries, ("qid", "text"))],
-        schema={"qid": pl.String, "query": pl.String},
-        orient="row",
-    )
-    for frame, key, file in ((asked, "qid", queries), (texts, "docid", passages)):
-        missing = ranked.join(frame, on=key, how="anti")
-        if missing.height:
-            raise RerankInputError(
-                f"{run}: {key} {missing[key][0]!r} and {missing[key].n_unique() - 1} others are not in {file}. "
-                f"Give the file that the run was made from."
-            )
-    for frame, key, file in ((asked, "qid", queries), (texts, "docid", passages), (ranked, "docid", run)):
-        keys = ["qid", "docid"] if frame is ranked else [key]
-        if (twice := frame.filter(pl.struct(keys).is_duplicated())).height:
-            raise RerankInputError(f"{file}: {key} {twice[key][0]!r} stands more than once. Give each one line.")
-    # As trec_eval reads a run: by score, ties by docid; the rank column is not trusted.
-    ranked = ranked.sort("qid", "score", "docid", descending=[False, True, True]).with_columns(
-        rank=pl.int_range(1, pl.len() + 1).over("qid")
-    )
-    joined = ranked.join(asked, on="qid").join(texts, on="docid")
-    return joined.select(pl.lit("files").alias("domain"), "qid", "query", "docid", "rank", "score", "text").sort(
-        "qid", "rank"
+    started = time.monotonic()
+    with Journal(settings.home / "work" / f"reranked-{identity(job)[:12]}.jsonl") as journal:
+        todo = list({entry.sha256: entry for entry in lists if entry.sha256 not in journal.lines}.values())
+        if todo:
+            asyncio.run(_order(job, todo, lists, journal, watch))
+        answers = [journal.lines[entry.sha256] for entry in lists]
+    tag = f"rankmill-{recipe.name}-{chosen.reference.sha256.removeprefix('hf:')[:12].replace(' ', '_')}"
+    write_run(out, _run(lists, answers), tag)
+    return Summary(
+        queries=len(lists),
+        from_journal=len(lists) - len(todo),
+        calls=sum(answer["calls"] for answer in answers),
+        malformed=dict(sum((Counter(answer["malformed"]) for answer in answers), Counter[str]())),
+        refused=tuple(
+            (entry.qid, answer["refused"])
+            for entry, answer in zip(lists, answers, strict=True)
+            if answer.get("refused")
+        ),
+        seconds=time.monotonic() - started,
     )
 
 
-def _lines(path: Path, fields: tuple[str, ...]) -> list[dict]:
-    rows = []
+def identity(job: ServingJob) -> str:
+    """Hash of everything that decides an order, and of nothing that does not: the batch is left out where it may be."""
+    decoding = job.recipe.decoding.model_dump()
+    if job.exact:
+        del decoding["batch"]
+    return content_hash(
+        {
+            "version": VERSION,
+            "recipe": job.recipe.sha256_of("units", "contract"),
+            "decoding": decoding,
+            "template": load_template(job.recipe.contract.template).sha256,
+            "model": job.model.sha256,
+            "top": job.top,
+            "dtype": "exact" if job.exact else job.recipe.model.inference_dtype,
+            "libraries": [metadata.version(name) for name in ("torch", "transformers", "tokenizers")],
+        }
+    )
+
+
+async def _order(
+    job: ServingJob,
+    todo: Sequence[CandidateList],
+    lists: Sequence[CandidateList],
+    journal: Journal,
+    watch: Callable[[Progress], None],
+) -> None:
+    """Have the model order `todo`, a bounded number of lists ahead of it."""
+    ranker = RankerProcess(job.command())
+    running = asyncio.create_task(ranker.run())
+    source, begun = iter(todo), 0.0
+    kept = [journal.lines[key] for key in {entry.sha256 for entry in lists} & journal.lines.keys()]
+    done, calls = len(kept), sum(entry["calls"] for entry in kept)
+    malformed = sum(sum(entry["malformed"].values()) for entry in kept)
+    total = done + len(todo)
+
+    async def take(entries: Iterator[CandidateList]) -> None:
+        nonlocal done, calls, malformed
+        for entry in entries:
+            answer = await _answer(ranker, entry)
+            journal.add(entry.sha256, answer)
+            done, calls = done + 1, calls + answer["calls"]
+            malformed += sum(answer["malformed"].values())
+            watch(Progress(done, total, calls, malformed, (time.monotonic() - begun) / (done - len(kept))))
+
     try:
-        content = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RerankInputError(f"{path}: cannot be read ({error}). Check the path and save it as UTF-8.") from None
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RerankInputError(f"{path}:{number}: not JSON ({error.msg}). Write one JSON object a line.") from None
-        for field in fields:
-            if not isinstance(row, dict) or not isinstance(row.get(field), str):
-                raise RerankInputError(
-                    f"{path}:{number}: no text field {field!r}. Every line needs {', '.join(fields)}."
-                )
-        rows.append(row)
-    return rows
+        ready = asyncio.create_task(ranker.until_ready())
+        await asyncio.wait({ready, running}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if running.done():
+            running.result()
+        begun = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(len(todo), AHEAD * job.recipe.decoding.batch)):
+                group.create_task(take(source))
+    except* (NotReady, RankerDied, RankerUnusable) as errors:
+        raise RerankStopped(
+            f"{errors.exceptions[0]}; its output stands above. {len(journal.lines):,} lists are kept: run the same "
+            f"command to go on, with a smaller --batch where memory was short."
+        ) from None
+    finally:
+        await ranker.close()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
-def _resolve(settings: Settings, model: str, recipe: Recipe) -> tuple[str, ModelRef]:
-    if Path(model).is_dir():
-        try:
-            return "rl", ModelRef(path=str(Path(model).absolute()), sha256=weights_sha256(Path(model)))
-        except FileNotFoundError as error:
-            raise SettingsError(str(error)) from None
-    if model.split("/")[-1] == "base":
-        return "base", base_model(recipe)
-    known = pl.DataFrame()
-    if settings.has_lake:
-        known = settings.lake().read("models").sort("created_at")
-        name, _, stage = model.partition("/")
-        named = (pl.col("recipe") == name) & (pl.col("stage") == stage) | pl.col("model").str.starts_with(model)
-        matches = known.filter(named)
-        if matches.height:
-            row = matches.row(-1, named=True)
-            return row["stage"], ModelRef(path=str(settings.home / row["path"]), sha256=row["weights_sha256"])
-    listing = "; ".join(f"{r['model'][:12]} ({r['recipe']}/{r['stage']})" for r in known.iter_rows(named=True))
-    raise SettingsError(
-        f"there is no model {model!r}. Models of this home: {listing or 'none yet'}; "
-        "or give a checkpoint folder, or `base`."
-    )
+async def _answer(ranker: RankerProcess, entry: CandidateList) -> dict[str, Any]:
+    try:
+        return asdict(await ranker.rank(entry.query, entry.texts))
+    except ListRefused as refused:  # too long for the model: the first stage's order stays
+        order = list(range(len(entry.docids)))
+        return {"order": order, "calls": 0, "malformed": {}, "refused": str(refused)}
+
+
+def _run(lists: Sequence[CandidateList], answers: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    """The run, by qid and rank."""
+    rows = [
+        (entry.qid, entry.docids[position], rank, float(len(entry.docids) - rank + 1))
+        for entry, answer in zip(lists, answers, strict=True)
+        for rank, position in enumerate(answer["order"], start=1)
+    ]
+    schema = {"qid": pl.String, "docid": pl.String, "rank": pl.Int32, "score": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")

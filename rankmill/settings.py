@@ -89,6 +89,9 @@ class Settings(BaseSettings):
         None, validation_alias="OPENAI_BASE_URL", description="The teacher's address up to /v1."
     )
     api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY", description="The teacher's key.")
+    serve_key: SecretStr | None = Field(
+        None, validation_alias="RANKMILL_API_KEY", description="The key that `rankmill serve` asks its callers for."
+    )
     prefect_api_url: str | None = Field(
         None, validation_alias="PREFECT_API_URL", description="A Prefect server that shows campaigns."
     )
