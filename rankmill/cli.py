@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rankmill import cli_formats, cli_label, cli_lake
+from rankmill import cli_audit, cli_formats, cli_label, cli_lake, cli_serve
 from rankmill.options import AsJson, BudgetUsd, Home, Limit, ProfileName, Sources, environment, plain_errors
 
 app = typer.Typer(
@@ -146,36 +146,6 @@ def score(
 
 
 @app.command()
-def rerank(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            help="A model of this home (its id, or recipe/stage such as reasonrank/rl), or a checkpoint folder.",
-        ),
-    ],
-    run: Annotated[Path, typer.Option("--run", help="TREC run with the first stage's candidates.")],
-    queries: Annotated[Path, typer.Option("--queries", help="queries.jsonl with qid and text.")],
-    passages: Annotated[Path, typer.Option("--passages", help="passages.jsonl with docid and text (and title).")],
-    out: Annotated[Path, typer.Option("--out", help="TREC run to write.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="Recipe whose prompt and decoding are used.")] = "reasonrank",
-    profile: ProfileName = None,
-    home: Home = None,
-) -> None:
-    """Rerank a TREC run with a trained model."""
-    with plain_errors():
-        environment(profile, home)
-        from rankmill.rerank import rerank_files
-        from rankmill.settings import Settings
-
-        result = rerank_files(Settings.load(), model, run, queries, passages, out, recipe)
-        typer.echo(
-            f"{out}: {result.queries} queries, {result.calls} calls, {100 * result.malformed_rate:.1f} % malformed, "
-            f"{result.seconds_per_query:.2f} s a query"
-        )
-
-
-@app.command()
 def doctor(as_json: AsJson = False, profile: ProfileName = None, home: Home = None) -> None:
     """Look for what is missing and say the command that mends it. Ends with 1 if something is wrong."""
     with plain_errors():
@@ -193,7 +163,17 @@ def doctor(as_json: AsJson = False, profile: ProfileName = None, home: Home = No
         raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
 
 
-for _command in (cli_label.estimate, cli_label.label, cli_label.resynthesize, cli_formats.export, cli_formats.audit):
+for _command in (
+    cli_serve.rerank,
+    cli_serve.serve,
+    cli_label.estimate,
+    cli_label.label,
+    cli_label.resynthesize,
+    cli_formats.export,
+    cli_formats.audit,
+    cli_audit.why,
+    cli_audit.retract,
+):
     app.command()(_command)
 
 

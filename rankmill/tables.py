@@ -1,9 +1,12 @@
 """What commands print: frames and the leaderboard, as tables for people and JSON for programs."""
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 import typer
+from rich.markup import escape
 
 from rankmill.settings import Settings, SettingsError
 
@@ -30,6 +33,23 @@ def show_frame(frame: pl.DataFrame, as_json: bool) -> None:
     if any((longest or 0) > CELL for longest in texts.row(0)) if texts.width else False:
         typer.echo("some cells are cut; --json shows them whole")
     typer.echo(f"{frame.height} rows")
+
+
+def show_rows(title: str, columns: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table on the terminal, as wide as it needs; `columns` are names and how each is aligned (left or right)."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, justify in columns.items():
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+    console = Console(highlight=False)
+    console = Console(width=max(console.width, 120), highlight=False, soft_wrap=False)
+    console.print(title, style="bold", markup=False)
+    console.print(table)
 
 
 def show_leaderboard(settings: Settings, as_json: bool = False) -> None:

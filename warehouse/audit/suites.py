@@ -124,6 +124,11 @@ def newest(lake: Lake) -> pl.DataFrame:
     return results.filter(pl.col("snapshot") == pl.col("snapshot").max().over("suite"))
 
 
+def newest_states(lake: Lake) -> list[str]:
+    """The states that were last validated: what a page that shows results follows from."""
+    return sorted(newest(lake)["state_sha256"].unique())
+
+
 def failures(results: pl.DataFrame, severity: str | None = None) -> list[dict[str, Any]]:
     """Expectations that did not hold, critical ones first."""
     lost = results.filter(~pl.col("passed")).sort("severity", "suite", "expectation")

@@ -57,7 +57,8 @@ class Diff:
 
     def counts(self) -> pl.DataFrame:
         """Rows by change and cause. A row that changed for two causes is counted under both."""
-        return self.rows.group_by("change", "why").len("rows").sort("change", "rows", "why", descending=[False, True, False])
+        counted = self.rows.group_by("change", "why").len("rows")
+        return counted.sort("change", "rows", "why", descending=[False, True, False])
 
 
 def releases(lake: Lake) -> pl.DataFrame:
@@ -210,8 +211,7 @@ def _decided(lake: Lake, entry: dict[str, Any]) -> list[pl.DataFrame]:
     """What filters said of the rankings that came to a release, and what was left out before it."""
     at = entry["read_snapshot"]
     names = lake.read("rankings", columns=["domain", "ranking_id", "qid"], snapshot=at)
-    # A release made by taking rows out of another one had that one's decisions.
-    told = lake.read("decisions", {"release": entry["parent"] or entry["release"], "outcome": REJECTED})
+    told = lake.read("decisions", {"release": _curated(lake, entry), "outcome": REJECTED})
     fell = told.unique("ranking_id", keep="first", maintain_order=True).join(names, on=["domain", "ranking_id"])
     measured = pl.format("{} ({} against {})", "reason", pl.col("value").round(3), "threshold")
     said = pl.coalesce(measured, "reason")
@@ -229,6 +229,13 @@ def _decided(lake: Lake, entry: dict[str, Any]) -> list[pl.DataFrame]:
         _reasons(unlike, "filter consistency", pl.format("{}: {}", "reason", "detail")),
         _reasons(asked, by, pl.format("{}: {}", "reason", pl.coalesce("detail", pl.lit("")))),
     ]
+
+
+def _curated(lake: Lake, entry: dict[str, Any]) -> str:
+    """The release that filters made: a release made by taking rows out of another one had that one's decisions."""
+    while entry["parent"] is not None:
+        entry = lake.read("releases", {"release": entry["parent"]}).row(0, named=True)
+    return str(entry["release"])
 
 
 def _never_ranked(lake: Lake, entry: dict[str, Any], rows: pl.DataFrame) -> pl.DataFrame:

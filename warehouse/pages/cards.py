@@ -1,114 +1,113 @@
-"""The figures behind the data-quality report and the dataset card, read from the lake and from nowhere else."""
+"""The dataset card that travels with a release, as Hugging Face reads one: YAML header, then Markdown.
 
-from collections.abc import Callable, Sequence
+    values = card_values(facts_of(lake, domains), sampling)
+    write_report(folder / "README.md", "dataset_card.md.j2", values)
+
+The header follows the hub's schema (licence, task, size, configs), so the folder can be pushed as it is. Deliberately
+absent: the hub itself, and every figure that the report shows better.
+"""
+
+import json
 from typing import Any
 
 import polars as pl
+import yaml
 
-from warehouse.curation.releases import licenses_of, read_release
-from warehouse.lake import Lake
-from warehouse.ledger import Materialization, latest
-from warehouse.pages import pictures
-from warehouse.pages.reports import data_uri, funnel_of, reasons_of
+from warehouse.curation import licences
+from warehouse.curation.releases import licenses_of
+from warehouse.pages.facts import SPLITS, Facts
+from warehouse.pages.reports import reasons_of
 
-
-def quality_values(lake: Lake, domains: Sequence[str], judged_by: Callable[[str], str], alpha: float) -> dict[str, Any]:
-    """What data_quality.html.j2 shows of the newest release."""
-    made, rows, values = _common(lake, domains)
-    consistency = [value for d in domains for value in _figures(lake, "consistent_rankings", d).get("_values", [])]
-    per_domain = []
-    for domain in domains:
-        released = rows.filter(pl.col("domain") == domain)
-        mined = _figures(lake, "mined_judgements", domain)
-        ranked, kept = latest(lake, "teacher_rankings", domain), latest(lake, "consistent_rankings", domain)
-        per_domain.append(
-            {
-                "domain": domain, "judged_by": judged_by(domain), "ranked": ranked.rows_out if ranked else 0,
-                "consistent": kept.rows_out if kept else 0, "released": released.height,
-                "list_length": _mean(released["docids"].list.len()),
-                "positives": _mean(released["relevant"].list.len()),
-                "chain_words": _mean(released["reasoning"].str.count_matches(r"\S+"), 0),
-                **{name: _number(mined.get(f"teacher_{name}")) for name in ("precision", "recall", "kappa")},
-            }
-        )  # fmt: skip
-    samples = rows.sort("row_id").group_by("domain", maintain_order=True).head(2).sort("domain", "row_id")
-    return {
-        **values,
-        "created_at": made.created_at,
-        "read_snapshot": made.read_snapshot,
-        "splits": {split: made.figures[split] for split in ("sft", "rl", "dev")},
-        "alpha": alpha,
-        "domains": per_domain,
-        "findings": made.figures["findings"],
-        "funnel_picture": data_uri(pictures.funnel(values["funnel"])),
-        "consistency_picture": data_uri(pictures.histogram(consistency, alpha, "NDCG@10")),
-        "samples": samples.to_dicts(),
-    }
-
-
-def card_values(lake: Lake, domains: Sequence[str], sampling: dict[str, Any]) -> dict[str, Any]:
-    """What dataset_card.md.j2 shows of the newest release."""
-    _, rows, values = _common(lake, domains)
-    prompts = rows.select("prompt_sha256").unique().sort("prompt_sha256")["prompt_sha256"].to_list()
-    teachers = sorted(rows["judge"].unique().to_list())
-    composition = [
-        {
-            "domain": domain,
-            **{s: part.filter(pl.col("split") == s).height for s in ("sft", "rl", "dev")},
-            "licenses": licenses_of(part),
-        }
-        for domain in domains
-        for part in [rows.filter(pl.col("domain") == domain)]
-    ]
-    return {
-        **values,
-        "domains": composition,
-        "teachers": teachers,
-        "sampling": sampling,
-        "prompts": {f"rank_teacher {number}": digest for number, digest in enumerate(prompts, start=1)},
-    }
-
-
-def _common(lake: Lake, domains: Sequence[str]) -> tuple[Materialization, pl.DataFrame, dict[str, Any]]:
-    made = latest(lake, "training_set")
-    if made is None:
-        raise LookupError("there is no release yet. Materialize training_set first.")
-    rows = read_release(lake, made.figures["release"])
-    everything = [*domains, ""]
-    ledger = lake.read("materializations").filter(pl.col("partition_key").is_in(everything))
-    queries = lake.read("queries", columns=["domain", "split"]).filter(pl.col("domain").is_in(list(domains)))
-    exchanges = lake.read("exchanges", columns=["domain", "usd", "prompt_tokens", "completion_tokens"]).filter(
-        pl.col("domain").is_in(list(domains))
+ROWS_FILE = "rows.parquet"
+# The hub's own ids of licences (https://huggingface.co/docs/hub/repositories-licenses); it knows no others.
+HUB_LICENCES = {
+    name: name.lower()
+    for name in (
+        "Apache-2.0", "MIT", "CC0-1.0", "CC-BY-2.0", "CC-BY-2.5", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0",
+        "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Unlicense", "PDDL",
+        "CDLA-Permissive-2.0",
     )
-    benchmarks = latest(lake, "benchmarks")
-    held_out = queries.filter(pl.col("split") != "train").height
-    rejections = lake.read("rejections").filter(pl.col("partition_key").is_in(everything))
-    values = {
-        "release": made.figures["release"],
-        "rows": rows.height,
-        "stand_in": any("stand-in" in judge for judge in rows["judge"].unique()),
-        "contaminated": made.figures["contaminated"],
-        "benchmark_queries": held_out + (benchmarks.rows_out if benchmarks else 0),
-        "not_read": benchmarks.figures["benchmarks_not_read"] if benchmarks else {},
-        "funnel": funnel_of(ledger, queries.height - held_out),
-        "reasons": reasons_of(rejections),
-        "cost": {
-            "calls": exchanges.height,
-            "tokens": int((exchanges["prompt_tokens"] + exchanges["completion_tokens"]).sum()),
-            "usd": float(exchanges["usd"].sum()),
-        },
+} | {"ODC-By-1.0": "odc-by", "PDDL-1.0": "pddl"}  # fmt: skip
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+         (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"))  # fmt: skip
+
+
+def card_values(known: Facts, sampling: dict[str, Any]) -> dict[str, Any]:
+    """What dataset_card.md.j2 shows of a release; `sampling` are the teacher's settings."""
+    under = licenses_of(known.rows)
+    overlaps = known.overlaps
+    vetted = overlaps.filter(pl.col("exception").is_not_null())
+    left_out = overlaps.filter(pl.col("exception").is_null()).select("domain", "ranking_id").n_unique()
+    return {
+        "header": header(known, under),
+        "release": known.name,
+        "created_at": known.release["created_at"],
+        "read_snapshot": known.release["read_snapshot"],
+        "rows": known.rows.height,
+        "domains": [
+            {
+                "domain": domain,
+                **{split: part.filter(split=split).height for split in SPLITS},
+                "licenses": licenses_of(part),
+                "sources": sorted(part["source"].drop_nulls().unique()),
+            }
+            for domain in known.domains
+            for part in [known.rows.filter(domain=domain)]
+        ],
+        "stages": known.stages(),
+        "reasons": reasons_of(known.rejections),
+        "teachers": sorted(known.rows["judge"].drop_nulls().unique()),
+        "served": sorted(known.calls["served_model"].drop_nulls().unique()),
+        "sampling": json.dumps(sampling, sort_keys=True),
+        "prompts": sorted(known.rows["prompt_sha256"].drop_nulls().unique()),
+        "stand_in": known.stand_in,
+        "cost": known.cost,
+        "licences": under,
+        "hindrances": licences.hindrances(known.decisions, known.rows["ranking_id"]).to_dicts(),
+        "compared_with": known.compared_with,
+        "not_read": known.not_read,
+        "left_out": left_out,
+        "by_test": overlaps.group_by("test").len("found").sort("test").to_dicts(),
+        "vetted": vetted.to_dicts(),
+        "masked": _masked(known),
+        "settings": json.loads(known.release["settings"]),
     }
-    return made, rows, values
 
 
-def _figures(lake: Lake, asset: str, domain: str) -> dict[str, Any]:
-    made = latest(lake, asset, domain)
-    return dict(made.figures) if made else {}
+def header(known: Facts, under: list[str]) -> str:
+    """The card's YAML header."""
+    hub = [HUB_LICENCES[name] for name in under if name in HUB_LICENCES]
+    whole = bool(under) and len(hub) == len(under)
+    licence: dict[str, Any] = {"license": sorted(set(hub))} if whole else {"license": "other", "license_name": "mixed"}
+    if not whole:
+        licence["license_link"] = "README.md#licences"
+    return yaml.safe_dump(
+        {
+            "pretty_name": f"rankmill training set {known.name[:12]}",
+            "language": _languages(known),
+            "task_categories": ["text-ranking"],
+            **licence,
+            "size_categories": [size_of(known.rows.height)],
+            "tags": ["reranking", "reasoning", "rankmill"],
+            "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": ROWS_FILE}]}],
+        },
+        sort_keys=False,
+    )
 
 
-def _mean(series: pl.Series, digits: int = 1) -> str:
-    return _number(series.mean(), digits)  # type: ignore[arg-type]
+def size_of(rows: int) -> str:
+    """The hub's size category of a number of rows."""
+    return next((name for most, name in SIZES if rows < most), "100M<n<1B")
 
 
-def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+def _languages(known: Facts) -> list[str]:
+    settings = json.loads(known.release["settings"])
+    return list(settings.get("contents", {}).get("languages", ["en"]))
+
+
+def _masked(known: Facts) -> list[dict[str, Any]]:
+    """Rows of the release in which something was masked, by what it was."""
+    told = known.decisions.filter(outcome="masked").filter(
+        pl.col("ranking_id").is_in(known.rows["ranking_id"].implode())
+    )
+    return told.group_by("reason").agg(rows=pl.col("ranking_id").n_unique()).sort("reason").to_dicts()

@@ -28,7 +28,7 @@ class Stage:
 def sankey(stages: Sequence[Stage], width: int = 380) -> str:
     """Rows from step to step, top to bottom; what is left out branches off to its reasons. `width` in user units."""
     most = max((stage.count for stage in stages), default=0) or 1
-    edge = round(width * 0.52)  # where the branches end and their reasons begin
+    edge = round(width * 0.48)  # where the branches end and their reasons begin
     parts, top = [], 0.0
     for number, stage in enumerate(stages):
         wide = _wide(stage.count, most, edge)

@@ -105,7 +105,7 @@ class Facts:
         ranked, consistent = self._out("teacher_rankings"), self._out("consistent_rankings")
         came = self.made[("training_set", "")].rows_in if ("training_set", "") in self.made else consistent
         return [
-            Stage("queries sourced", train + held_out, [("held out for evaluation", held_out)] if held_out else []),
+            Stage("queries sourced", train + held_out, [("held out to evaluate", held_out)] if held_out else []),
             Stage("queries for training", train, self._lost("teacher_rankings", train - ranked, "never ranked")),
             Stage("lists ranked by the teacher", ranked, self._lost("consistent_rankings", ranked - consistent, "")),
             Stage(

@@ -14,12 +14,6 @@ from typing import Any
 import polars as pl
 
 TEMPLATES = Path(__file__).parent / "templates"
-FUNNEL = (
-    ("queries", "queries read"),
-    ("teacher_rankings", "lists ranked by the teacher"),
-    ("consistent_rankings", "consistent with the judgements"),
-    ("training_set", "released"),
-)
 
 
 def write_report(path: Path, template: str, values: Mapping[str, Any]) -> Path:
@@ -30,13 +24,6 @@ def write_report(path: Path, template: str, values: Mapping[str, Any]) -> Path:
     part.write_text(text, "utf-8")
     part.replace(path)
     return path
-
-
-def funnel_of(materializations: pl.DataFrame, train_queries: int) -> list[tuple[str, int]]:
-    """Rows left after each step of the factory, in FUNNEL's order; the first two counts are queries."""
-    out = dict(materializations.group_by("asset").agg(pl.col("rows_out").sum()).iter_rows())
-    steps = [(title, int(out.get(asset, 0))) for asset, title in FUNNEL]
-    return [steps[0], ("of them for training", train_queries), *steps[1:]]
 
 
 def reasons_of(rejections: pl.DataFrame, examples: int = 2) -> list[dict[str, Any]]:
