@@ -10,6 +10,7 @@ from assets.resources import Factory
 from warehouse.curation.contamination import never_train_on
 from warehouse.curation.curate import curate
 from warehouse.curation.releases import release_figures, release_writes
+from warehouse.curation.retracted import retractions_in
 from warehouse.curation.rows import lists_at
 from warehouse.curation.self_consistency import consistency_step
 from warehouse.lake import canonical_sha256
@@ -46,7 +47,7 @@ def training_set(context: dg.AssetExecutionContext, factory: Factory) -> Iterato
     def work(shop: Shop) -> dict[str, Made]:
         lists = lists_at(shop.lake, active, shop.snapshot)
         never = never_train_on(shop.read("benchmarks"), shop.read_active("queries"))
-        made = curate(lists, never, settings)
+        made = curate(lists, never, settings, shop.read("retractions"))
         release, writes = release_writes(
             shop.lake,
             made,
@@ -61,7 +62,8 @@ def training_set(context: dg.AssetExecutionContext, factory: Factory) -> Iterato
 
     read = ("queries", "passages", "teacher_rankings", "consistent_rankings")
     reads = [*((asset, active) for asset in read), ("benchmarks", own(WHOLE))]
-    yield from produce(context, factory, Step(("training_set",), WHOLE, settings.model_dump(mode="json"), work, reads))
+    shaped_by = {**settings.model_dump(mode="json"), **retractions_in(factory.lake)}
+    yield from produce(context, factory, Step(("training_set",), WHOLE, shaped_by, work, reads))
 
 
 @dg.asset(check_specs=law("data_quality_report"), group_name="curation", deps=["training_set"], kinds={"html"})

@@ -13,7 +13,7 @@ from rankmill.cli_lake import open_lake
 from rankmill.options import AsJson, Home, environment, plain_errors
 
 LINE = 110  # characters of a passage on the terminal
-ROWS = 20
+ROWS = 10
 
 
 def why(
@@ -66,7 +66,6 @@ def retract(
         environment(None, home)
         from rankmill.settings import SettingsError
         from warehouse.audit import retraction
-        from warehouse.lake import CommitMessage
         from warehouse.production import CODE_VERSION
 
         given = [(k, v) for k, v in (("source", source), ("query", query), ("license", license)) if v is not None]
@@ -80,9 +79,8 @@ def retract(
             _show_reach(reach)
         done = None
         if yes:
-            message = CommitMessage("retraction", f"{reach.selector}", CODE_VERSION)
             name = who or getpass.getuser()
-            done = retraction.retract(lake, reach, reason=str(reason), who=name, message=message)
+            done = retraction.retract(lake, reach, reason=str(reason), who=name, code_version=CODE_VERSION)
         if as_json:
             typer.echo(json.dumps({**_reach_values(reach), "done": asdict(done) if done else None}, indent=1))
         elif done is None:

@@ -31,7 +31,7 @@ def snapshots(as_json: AsJson = False, home: Home = None) -> None:
                 "snapshot_id",
                 pl.col("snapshot_time").dt.truncate("1s"),
                 asset=said.str.extract("asset=(.*) run="),
-                run=said.str.extract("run=([^ ]{1,8})"),
+                run=said.str.extract("run=([^ ]{1,12})"),
                 code=said.str.extract("code=(.*)$"),
             )
         show_frame(frame, as_json)

@@ -43,10 +43,12 @@ def migrate(connection: duckdb.DuckDBPyConnection) -> None:
     """Bring an attached lake to the newest schema, one transaction a migration, each recorded. Safe to race."""
     for attempt in range(RETRIES):
         try:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS lake.schema_migrations "
-                "(number BIGINT, name VARCHAR, sha256 VARCHAR, applied_at VARCHAR)"
-            )
+            with transaction(connection):
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS lake.schema_migrations "
+                    "(number BIGINT, name VARCHAR, sha256 VARCHAR, applied_at VARCHAR)"
+                )
+                _say(connection, "0000_schema_migrations", 0)
             for migration in migrations():
                 with transaction(connection):
                     done = connection.execute(
@@ -59,11 +61,17 @@ def migrate(connection: duckdb.DuckDBPyConnection) -> None:
                             "INSERT INTO lake.schema_migrations VALUES (?, ?, ?, ?)",
                             [migration.number, migration.name, migration.sha256, applied],
                         )
+                        _say(connection, migration.name, migration.number)
             return
         except duckdb.Error as error:
             if attempt == RETRIES - 1:
                 raise LakeError(f"the lake's schema could not be brought up to date: {error}") from error
             time.sleep(0.1 * (attempt + 1) * (0.5 + random.random()))
+
+
+def _say(connection: duckdb.DuckDBPyConnection, name: str, number: int) -> None:
+    message = f"asset=schema run={name} code={number}"
+    connection.execute("CALL lake.set_commit_message(?, ?)", ["rankmill", message])
 
 
 def table_columns() -> dict[str, tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """Taking data back: what a source, a query or a licence reached, and a release without it.
 
     reach = reach_of(lake, Selector("source", "msmarco"))     # looks; writes nothing
-    retraction = retract(lake, reach, reason="...", who="...", message=message)
+    retraction = retract(lake, reach, reason="…", who="…", code_version="3")
 
 A retraction is one commit: its record (who, when, why, which selector), a mark on every row, release and model that it
 reached, and a new release without those rows, content-addressed like any other, in the place of the newest one that had
@@ -107,15 +107,15 @@ def reach_of(lake: Lake, selector: Selector) -> Reach:
     return Reach(selector, rows, releases, models.sort("created_at"), lake.query(_SCORES, [models["model"].to_list()]))
 
 
-def retract(lake: Lake, reach: Reach, *, reason: str, who: str, message: CommitMessage) -> Retraction:
+def retract(lake: Lake, reach: Reach, *, reason: str, who: str, code_version: str) -> Retraction:
     """Record the retraction, mark what it reached, and release what is left of the newest release; one commit."""
     at = now()
     name = canonical_sha256([reach.selector.kind, reach.selector.value, reason, who, at])[:24]
     record = {
         "retraction": name, "selector": reach.selector.kind, "value": reach.selector.value, "reason": reason,
-        "who": who, "retracted_at": at, "code_version": message.code_version,
+        "who": who, "retracted_at": at, "code_version": code_version,
     }  # fmt: skip
-    successor, rows, writes = _successor(lake, reach, name, message.code_version)
+    successor, rows, writes = _successor(lake, reach, name, code_version)
     marks = pl.concat(
         [
             reach.rows.select(unit=pl.lit("row"), id="row_id", release="release"),
@@ -124,6 +124,7 @@ def retract(lake: Lake, reach: Reach, *, reason: str, who: str, message: CommitM
         ]
     ).with_columns(retraction=pl.lit(name), successor=pl.lit(successor, pl.String))
     told: list[Write] = [Append("retractions", pl.DataFrame([record])), Append("retraction_marks", marks)]
+    message = CommitMessage("retraction", name, code_version)
     return Retraction(name, successor, rows, lake.commit([*writes, *told], message))
 
 

@@ -233,7 +233,7 @@ def _decided(lake: Lake, entry: dict[str, Any]) -> list[pl.DataFrame]:
 
 def _curated(lake: Lake, entry: dict[str, Any]) -> str:
     """The release that filters made: a release made by taking rows out of another one had that one's decisions."""
-    while entry["parent"] is not None:
+    while entry["parent"] is not None and lake.read("decisions", {"release": entry["release"]}, ["release"]).is_empty():
         entry = lake.read("releases", {"release": entry["parent"]}).row(0, named=True)
     return str(entry["release"])
 

@@ -22,6 +22,7 @@ from warehouse.curation.contamination import CONTAMINATION, OverlapPolicy, conta
 from warehouse.curation.duplicates import DUPLICATES, DuplicatePolicy, duplicates
 from warehouse.curation.filters import DECISIONS, REJECTED, Filter, Lists
 from warehouse.curation.licences import LICENCES, LicencePolicy, licences, read_policy
+from warehouse.curation.retracted import RETRACTED, retracted
 from warehouse.curation.rows import ROW_ID_DIGITS, digests, sha256_of, whole_rows
 from warehouse.curation.structure import STRUCTURE, StructurePolicy, structure
 from warehouse.ledger import REJECTION_SCHEMA
@@ -75,9 +76,15 @@ class Curated:
         return sorted({*self.rows["license"].drop_nulls(), *shown["license"].drop_nulls()})
 
 
-def pipeline(settings: ReleaseSettings, never: pl.DataFrame) -> list[tuple[str, Filter]]:
-    """The filters of a release, in their order; `never` (benchmark_index.ITEMS) is what no list may share text with."""
+def pipeline(
+    settings: ReleaseSettings, never: pl.DataFrame, taken_back: pl.DataFrame | None = None
+) -> list[tuple[str, Filter]]:
+    """The filters of a release, in their order; `never` (benchmark_index.ITEMS) is what no list may share text with.
+
+    `taken_back` are rows of `retractions`: what falls under one is left out before anything else is looked at.
+    """
     return [
+        *([] if taken_back is None or taken_back.is_empty() else [(RETRACTED, retracted(taken_back))]),
         (STRUCTURE, structure(settings.structure)),
         (LICENCES, licences(settings.licences)),
         (DUPLICATES, duplicates(settings.duplicates)),
@@ -85,11 +92,13 @@ def pipeline(settings: ReleaseSettings, never: pl.DataFrame) -> list[tuple[str, 
     ]
 
 
-def curate(lists: Lists, never: pl.DataFrame, settings: ReleaseSettings) -> Curated:
+def curate(
+    lists: Lists, never: pl.DataFrame, settings: ReleaseSettings, taken_back: pl.DataFrame | None = None
+) -> Curated:
     """The lists that every filter lets pass, with an id and a split, and all that was decided on the way."""
     domains = lists.rows.select("ranking_id", "domain")
     decisions, found = [DECISIONS.to_frame()], dict[str, pl.DataFrame]()
-    for _, judge in pipeline(settings, never):
+    for _, judge in pipeline(settings, never, taken_back):
         judged = judge(_held(lists))
         lists = judged.lists
         decisions.append(judged.decisions.cast(DECISIONS).sort("ranking_id", "reason", "detail"))

@@ -10,10 +10,17 @@ back and what that reaches (audit/retraction.py).
 import polars as pl
 
 from warehouse.curation.filters import REJECTED, Filter, Judged, Lists, decide
+from warehouse.lake import Lake, content_sha256
 
 RETRACTED = "retracted"
 SOURCE, QUERY, LICENSE = "source", "query", "license"
 SELECTORS = (SOURCE, QUERY, LICENSE)
+
+
+def retractions_in(lake: Lake) -> dict[str, str]:
+    """What a step that leaves out retracted rows is shaped by: the hash of all retractions, nothing without one."""
+    known = lake.read("retractions")
+    return {} if known.is_empty() else {"retractions": content_sha256(known, ["retraction"])}
 
 
 def retracted(retractions: pl.DataFrame) -> Filter:
