@@ -7,6 +7,7 @@ import dagster as dg
 from assets.partitions import domains
 from assets.production import law, produce
 from assets.resources import Factory
+from warehouse.audit import suites
 from warehouse.curation.contamination import never_train_on
 from warehouse.curation.curate import curate
 from warehouse.curation.releases import release_figures, release_writes
@@ -15,7 +16,9 @@ from warehouse.curation.rows import lists_at
 from warehouse.curation.self_consistency import consistency_step
 from warehouse.lake import canonical_sha256
 from warehouse.ledger import WHOLE, Product, book
-from warehouse.pages import cards
+from warehouse.pages.beside import write_beside
+from warehouse.pages.facts import Facts, facts_of
+from warehouse.pages.quality import quality_values
 from warehouse.pages.reports import write_report
 from warehouse.production import CODE_VERSION, Made, Shop, Step, own
 
@@ -72,30 +75,38 @@ def data_quality_report(context: dg.AssetExecutionContext, factory: Factory) -> 
     profile = factory.settings.profile
 
     def work(shop: Shop) -> dict[str, Made]:
-        values = cards.quality_values(shop.lake, factory.active_domains(), profile.labels.judged_by, profile.alpha)
+        known = facts_of(shop.lake, factory.active_domains())
+        values = quality_values(known, profile.labels.judged_by, profile.alpha)
         path = write_report(factory.settings.reports / "data_quality.html", "data_quality.html.j2", values)
-        digest = values["release"]
-        product = Product((), digest, values["rows"], values["rows"], figures={"release": values["release"]})
-        return {"data_quality_report": Made(product, links={"report": str(path)})}
+        return {"data_quality_report": Made(_of_release(known), links={"report": str(path)})}
 
-    settings = {"ledger": _ledger_sha256(factory), "page": 2}
+    settings = {"ledger": _ledger_sha256(factory), "quality": suites.newest_states(factory.lake), "page": 3}
     reads = [("training_set", own(WHOLE))]
     yield from produce(context, factory, Step(("data_quality_report",), WHOLE, settings, work, reads))
 
 
 @dg.asset(check_specs=law("dataset_card"), group_name="curation", deps=["training_set"], kinds={"markdown"})
 def dataset_card(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
-    """The card that travels with a release: composition, funnel, teacher, licences, decontamination, known gaps."""
+    """What travels with a release: its card for people, Croissant for loaders, an OpenLineage event for catalogs."""
 
     def work(shop: Shop) -> dict[str, Made]:
-        values = cards.card_values(shop.lake, factory.active_domains(), factory.teacher_identity())
-        path = write_report(factory.releases / values["release"][:12] / "README.md", "dataset_card.md.j2", values)
-        product = Product((), values["release"], values["rows"], values["rows"], figures={"release": values["release"]})
-        return {"dataset_card": Made(product, links={"card": str(path)})}
+        known = facts_of(shop.lake, factory.active_domains())
+        files = write_beside(known, factory.releases, factory.teacher_identity())
+        return {"dataset_card": Made(_of_release(known), links={name: str(path) for name, path in files.items()})}
 
-    settings = {"teacher": factory.teacher_identity(), "ledger": _ledger_sha256(factory), "page": 2}
+    settings = {
+        "teacher": factory.teacher_identity(),
+        "ledger": _ledger_sha256(factory),
+        "quality": suites.newest_states(factory.lake),
+        "page": 3,
+    }
     reads = [("training_set", own(WHOLE))]
     yield from produce(context, factory, Step(("dataset_card",), WHOLE, settings, work, reads))
+
+
+def _of_release(known: Facts) -> Product:
+    """The product of an asset that tells of a release and adds no row."""
+    return Product((), known.name, known.rows.height, known.rows.height, figures={"release": known.name})
 
 
 def _ledger_sha256(factory: Factory) -> str:

@@ -118,14 +118,15 @@ def examine(lake: Lake, question: Question, docs: Path, run_id: str) -> pl.DataF
     return results
 
 
-def newest(lake: Lake) -> pl.DataFrame:
-    """For every suite the results of its last validation."""
-    results = lake.read("quality_results")
+def newest(lake: Lake, group: str = RELEASE) -> pl.DataFrame:
+    """For every suite of a group the results of its last validation."""
+    names = [suite.name for suite in suites() if suite.group == group]
+    results = lake.read("quality_results").filter(pl.col("suite").is_in(names))
     return results.filter(pl.col("snapshot") == pl.col("snapshot").max().over("suite"))
 
 
 def newest_states(lake: Lake) -> list[str]:
-    """The states that were last validated: what a page that shows results follows from."""
+    """The states that a release's suites were last validated for: what a page that shows them follows from."""
     return sorted(newest(lake)["state_sha256"].unique())
 
 

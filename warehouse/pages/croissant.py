@@ -67,8 +67,9 @@ def croissant(known: Facts, rows: Path) -> dict[str, Any]:
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": f"rankmill-training-set-{known.name[:12]}",
         "description": f"{known.rows.height} lists of passages with a teacher's ranking and reasoning chain, kept "
-        f"where the ranking agrees with the judgements. Domains: {', '.join(known.domains)}. Content hash {known.name}.",
-        "version": known.name[:12],
+        f"where the ranking agrees with the judgements. Domains: {', '.join(known.domains)}. "
+        f"Content hash {known.name}.",
+        "version": f"1.0.0+{known.name[:12]}",  # the hash names a release; a loader wants a semantic version
         "datePublished": known.release["created_at"],
         "license": [_licence(name) for name in licenses_of(known.rows)],
         "creator": {"@type": "sc:Organization", "name": "rankmill"},

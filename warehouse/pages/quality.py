@@ -79,7 +79,7 @@ def quality_values(
 
 
 def _suites(known: Facts) -> dict[str, Any]:
-    """What the newest validations say, by table."""
+    """What the newest validations of the tables below a release say."""
     results = suites.newest(known.lake)
     tables = (
         results.group_by("suite", "asset", "docs", "release")
