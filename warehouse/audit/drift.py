@@ -125,7 +125,7 @@ def _mix(a: pl.DataFrame, b: pl.DataFrame, bound: Bound) -> tuple:
     moved = {name: shares[1].get(name, 0.0) - shares[0].get(name, 0.0) for name in sorted({*shares[0], *shares[1]})}
     if not moved:
         return _row("domain_mix", 0.0, 0.0, 0.0, bound, 0.0, "no rows")
-    most = max(moved, key=lambda name: abs(moved[name]))
+    most = max(moved, key=lambda name: round(abs(moved[name]), 9))  # the first of equals, whatever the last bit says
     distance = min(1.0, sum(abs(change) for change in moved.values()) / 2)
     # The deviation of a share is at most 1 / (2 sqrt n); 2.58 of them are one in a hundred.
     chance = 2.58 * 0.5 * math.sqrt(1 / max(1, a.height) + 1 / max(1, b.height))
