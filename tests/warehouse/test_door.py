@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from warehouse.intake import folders
 from warehouse.intake.door import DoorLimits, SourceError, admit
 from warehouse.intake.folders import PASSAGE_LAYOUT, QUERY_LAYOUT, parse_lines, read_folder
 from warehouse.intake.source_tables import JUDGEMENTS, PASSAGES, QUERIES, REJECTIONS, SourceTables, gold_passages
 from warehouse.intake.sources import FolderSource, folder_sources, read_source
-from warehouse.intake.steps import folders
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BAD_FOLDERS = REPOSITORY / "tests" / "bad_folders"

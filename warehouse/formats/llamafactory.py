@@ -42,7 +42,7 @@ def write(rows: Outgoing, folder: Path, splits: tuple[str, ...], form: Form) -> 
                     made, left_out = with_prompts(frame, form, responses=True)
                     file.write(_columns(made))
                     counts[split] += made.height
-                    counts += left_out
+                    counts.update(left_out)
     (folder / INFO).write_text(json.dumps(info, indent=2) + "\n", "utf-8")
     return dict(counts)
 

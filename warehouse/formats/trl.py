@@ -1,9 +1,10 @@
 """TRL's conversational sets: `prompt` and `completion` as messages, one Parquet file a split, loadable by `datasets`.
 
-    load_dataset(folder, split="sft")      # SFTTrainer: prompt, completion
-    load_dataset(folder, split="rl")       # GRPOTrainer: prompt; the other columns reach the reward function
+    load_dataset(folder, "sft", split="sft")      # SFTTrainer: prompt, completion; "dev" for evaluation
+    load_dataset(folder, "rl", split="rl")        # GRPOTrainer: prompt; the other columns reach the reward function
 
-The rl split has no completion, since a rollout writes its own. Beside the messages stand dataset, qid, initial_list,
+The rl split has no completion, since a rollout writes its own; as a configuration of its own (README.md names both) it
+is not given an empty one. Beside the messages stand dataset, qid, initial_list,
 final_list, relevant_docids: SFTTrainer drops columns it does not know, and a reward needs them. Files of JSON lines
 are read too.
 """
@@ -30,14 +31,15 @@ _REMEDY = "A file holds prompt and completion (lists of role and content), and t
 def write(rows: Outgoing, folder: Path, splits: tuple[str, ...], form: Form) -> dict[str, int]:
     """data/{split}-00000-of-00001.parquet; returns rows written by split, and left out by reason."""
     counts: Counter[str] = Counter()
-    for split in splits:
+    for split in (name for name in splits if rows.parts([name])):
         with ParquetFile(folder / "data" / f"{split}-00000-of-00001.parquet") as file:
             for part in rows.parts([split]):
                 for frame in part.chunks():
                     made, left_out = with_prompts(with_lists(frame), form, responses=split != "rl")
                     file.write(_columns(made, split))
                     counts[split] += made.height
-                    counts += left_out
+                    counts.update(left_out)
+    (folder / "README.md").write_text(_configurations(folder), "utf-8")
     return dict(counts)
 
 
@@ -90,6 +92,17 @@ def _checked(path: Path, place: str, row: dict[str, Any], needed: tuple[str, ...
     if missing := [name for name in needed if name not in row]:
         raise FormatError(f"{path.parent / place}: field {missing[0]!r} is missing. {_REMEDY}")
     return place, row
+
+
+def _configurations(folder: Path) -> str:
+    """The header by which `datasets` keeps splits of different columns apart."""
+    lines = ["---", "configs:"]
+    for name, splits in (("sft", ("sft", "dev")), ("rl", ("rl",))):
+        there = [split for split in splits if next(folder.glob(f"data/{split}-*.parquet"), None)]
+        if there:
+            lines += [f"- config_name: {name}", "  data_files:"]
+            lines += [f"  - split: {split}\n    path: data/{split}-*.parquet" for split in there]
+    return "\n".join([*lines, "---", ""])
 
 
 def _columns(frame: pl.DataFrame, split: str) -> pl.DataFrame:

@@ -33,7 +33,7 @@ _NEEDED = ("prompt", "initial_list", "final_list", "relevant_docids", "dataset")
 def write(rows: Outgoing, folder: Path, splits: tuple[str, ...], form: Form) -> dict[str, int]:
     """One {split}.parquet; returns rows written, and rows left out by reason."""
     counts: Counter[str] = Counter()
-    for split in splits:
+    for split in (name for name in splits if rows.parts([name])):
         index = 0
         with ParquetFile(folder / f"{split}.parquet") as file:
             for part in rows.parts([split]):
@@ -41,7 +41,7 @@ def write(rows: Outgoing, folder: Path, splits: tuple[str, ...], form: Form) -> 
                     made, left_out = with_prompts(with_lists(frame), form, responses=False)
                     file.write(_columns(made, index))
                     index += made.height
-                    counts += left_out
+                    counts.update(left_out)
         counts[split] += index
     return dict(counts)
 
