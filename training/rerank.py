@@ -20,8 +20,10 @@ from typing import Any
 
 import polars as pl
 
-from ranking.decoding import Window, decode_all, sliding_window
-from ranking.parsing import parse_answer, recover_order
+from ranking.decoding.calls import Reply
+from ranking.decoding.desk import Ticket, decode_all
+from ranking.decoding.listwise import sliding_window
+from ranking.decoding.replies import read_order
 from ranking.prompts import load_template
 from training.curves import quiet
 from training.examples import prompt_length, ranking_prompt
@@ -72,47 +74,42 @@ class Ranker:
     calls: list[dict[str, Any]] = field(default_factory=list)
     rounds: int = 0
 
-    def __call__(self, windows: list[Window]) -> list[tuple[int, ...]]:
+    def __call__(self, tickets: list[Ticket]) -> list[Reply]:
         """The windows' positions in their new order; one batch of calls."""
         from training.generate import Decoding
 
         recipe, decoding = self.job.recipe, self.job.recipe.decoding
         self.rounds += 1
-        prompts = [self._prompt(window) for window in windows]
-        orders: list[tuple[int, ...]] = [window.positions for window in windows]
+        prompts = [self._prompt(ticket) for ticket in tickets]
+        replies: dict[int, Reply] = {}
         how = Decoding(max_new_tokens=decoding.max_new_tokens, batch=decoding.batch)
         faults = 0
         for done, (index, completion) in enumerate(self.writer.write(prompts, how), start=1):
-            window = windows[index]
-            answer = parse_answer(completion.text, len(window.positions), recipe.contract.think)
-            order = answer.order
-            if order is None:
-                faults += 1
-                order = recover_order(completion.text, len(window.positions))
-            orders[index] = tuple(window.positions[place] for place in order)
-            query = self.queries[window.query]
+            call, query = tickets[index].call, self.queries[tickets[index].query]
+            reply = replies[index] = read_order(call, completion.text, recipe.contract.think)
+            faults += reply.fault is not None
             self.calls.append(
                 {
                     "domain": query.domain,
                     "qid": query.qid,
                     "round": self.rounds,
-                    "docids": [query.docids[position] for position in window.positions],
+                    "docids": [query.docids[position] for position in call.positions],
                     "prompt_hash": hashlib.sha256(json.dumps(prompts[index]).encode()).hexdigest(),
                     "completion": completion.text,
-                    "fault": None if answer.fault is None else str(answer.fault),
+                    "fault": None if reply.fault is None else str(reply.fault),
                     "prompt_tokens": len(completion.prompt_ids),
                     "completion_tokens": len(completion.ids),
                     "seconds": completion.seconds,
                 }
             )
-            if done % decoding.batch == 0 or done == len(windows):
+            if done % decoding.batch == 0 or done == len(tickets):
                 metrics = {"round": self.rounds, "malformed_rate": faults / done}
-                self.reporter.step(f"rerank {self.job.student}", done, len(windows), metrics)
-        return orders
+                self.reporter.step(f"rerank {self.job.student}", done, len(tickets), metrics)
+        return [replies[index] for index in range(len(tickets))]
 
-    def _prompt(self, window: Window) -> list[dict[str, str]]:
-        query, recipe = self.queries[window.query], self.job.recipe
-        passages = [query.passages[position] for position in window.positions]
+    def _prompt(self, ticket: Ticket) -> list[dict[str, str]]:
+        query, recipe = self.queries[ticket.query], self.job.recipe
+        passages = [query.passages[position] for position in ticket.call.positions]
         return ranking_prompt(self.writer.tokenizer, recipe, query.text, passages, recipe.decoding.passage_tokens)[0]
 
 
@@ -136,9 +133,9 @@ def run(job: RerankJob, reporter: Reporter, started: float | None = None) -> Rer
     ranker = Ranker(job, writer, queries, reporter)
     counts = [min(decoding.top, len(query.docids)) for query in queries]
     begun = time.time()
-    orders = decode_all(counts, sliding_window(decoding.window, decoding.step), ranker)
+    ranked = decode_all(counts, sliding_window(decoding.window, decoding.step), ranker)
     seconds = time.time() - begun
-    final = {(query.domain, query.qid): order for query, order in zip(queries, orders, strict=True)}
+    final = {(query.domain, query.qid): made.order for query, made in zip(queries, ranked, strict=True)}
     with workspace(job) as part:
         run_rows(everything, final).write_parquet(part / "run.parquet")
         pl.DataFrame(ranker.calls, schema=CALL_SCHEMA).write_parquet(part / "calls.parquet")

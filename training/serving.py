@@ -17,7 +17,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -25,7 +25,8 @@ from typing import Any, BinaryIO, Protocol
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from ranking.decoding import Order, sliding_window
+from ranking.decoding.calls import Order, Reply, Steps
+from ranking.decoding.listwise import sliding_window
 from ranking.parsing import parse_answer, recover_order
 from training.examples import prompt_length, ranking_prompt
 from training.host import settle
@@ -73,7 +74,7 @@ class OpenList:
     id: int
     query: str
     documents: list[str]
-    decoder: Generator[Order, Sequence[int], Order]
+    decoder: Steps
     window: Order = ()
     order: Order | None = None
     calls: int = 0
@@ -84,9 +85,11 @@ class OpenList:
     def advance(self, answer: Sequence[int] | None) -> None:
         """Hand the window's new order to the decoder; afterwards either `window` is open or `order` is final."""
         try:
-            self.window = next(self.decoder) if answer is None else self.decoder.send(answer)
+            # A sliding window asks one call at a time.
+            (call,) = next(self.decoder) if answer is None else self.decoder.send((Reply(tuple(answer)),))
+            self.window = call.positions
         except StopIteration as finished:
-            self.order = tuple(finished.value)
+            self.order = finished.value.order
 
     def line(self) -> dict[str, Any]:
         """The answer that goes out. Documents that were not looked at follow in the order they came in."""

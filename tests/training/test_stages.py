@@ -202,15 +202,16 @@ def test_answers_reorder_the_window_and_malformed_ones_give_what_can_be_recovere
             text = next(self.texts)
             return [(i, Completion((1, 2), (3,), text, 0.1)) for i in range(len(prompts))]
 
-    from ranking.decoding import decode_all, sliding_window
+    from ranking.decoding.desk import decode_all
+    from ranking.decoding.listwise import sliding_window
     from training.student import load_tokenizer
 
     queries = rerank.read_queries(candidates_path)
     job = rerank_job(recipe, tiny, candidates_path, tmp_path)
     ranker = rerank.Ranker(job, Scripted(load_tokenizer(tiny.path)), queries, reporter)
-    orders = decode_all([4] * 4, sliding_window(3, 2), ranker)
+    ranked = decode_all([4] * 4, sliding_window(3, 2), ranker)
     # The 2nd to 4th turned round make 1 4 3 2; then the front window holds 1 4, and the 4th is named first.
-    assert orders == [(3, 0, 2, 1)] * 4
+    assert [made.order for made in ranked] == [(3, 0, 2, 1)] * 4
     assert [call["fault"] for call in ranker.calls] == [None] * 4 + ["tags"] * 4
     assert ranker.calls[0]["docids"] == [queries[0].docids[n] for n in (1, 2, 3)]
 
