@@ -22,6 +22,7 @@ REASONS = {
 }
 LEAST_WORDS = 8  # prose with fewer words is not judged
 LEAST_CHARACTERS = 20  # of a script that does not part its words by blanks
+JUDGED_CHARACTERS = 1000  # more of a text tells the identifier nothing new
 FUNCTION_SHARE = 0.08  # English prose has 0.2 to 0.3 of these words, other languages next to none
 # Without those that other languages have too (in, is, was, of, on, we, so, will, an, do, …).
 _FUNCTION = [
@@ -96,7 +97,7 @@ def foreign_language(texts: pl.DataFrame, languages: Sequence[str], certainty: f
     if prose.is_empty():
         return none_found()
     identifier = _identifier()
-    told = [identifier.classify(text) for text in prose["prose"]]
+    told = [identifier.classify(text) for text in prose["prose"].str.slice(0, JUDGED_CHARACTERS)]
     judged = prose.with_columns(
         language=pl.Series([name for name, _ in told], dtype=pl.String),
         sure=pl.Series([float(share) for _, share in told], dtype=pl.Float64),
