@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,10 @@ BUSY_TIMEOUT_S = 60.0
 
 class StoreUnusable(Exception):
     """The file cannot be opened or written as an exchange store."""
+
+
+class _NoTransaction(Exception):
+    """A transaction could not begin, whatever was to be done in it."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Clerk:
                 batch.append(_Job(self._beat, True, Future()))
                 last_beat = time.monotonic()
             if batch:
-                _commit_group(connection, batch)
+                _commit_group(connection, batch, self._path)
         connection.close()
 
 
@@ -163,12 +167,18 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
-def _commit_group(connection: sqlite3.Connection, batch: list[_Job]) -> None:
-    """Run a group of jobs in one transaction and answer them after the commit; a failing group is run one by one."""
+def _commit_group(connection: sqlite3.Connection, batch: list[_Job], path: Path) -> None:
+    """Run a group of jobs in one transaction and answer them after the commit; a failing group is run one by one.
+
+    Where not even a transaction can begin, each job would wait as long for nothing: all of them fail at once.
+    """
     try:
         done = _transaction(connection, batch)
+    except _NoTransaction as error:
+        done = [_Done(job, None, error.__cause__) for job in batch]
     except Exception as error:  # noqa: BLE001 - goes to the job that raised it
         done = [_Done(batch[0], None, error)] if len(batch) == 1 else [_alone(connection, job) for job in batch]
+    done = [replace(ended, error=_for_people(ended.error, path)) for ended in done]
     of_loops: dict[asyncio.AbstractEventLoop, list[_Done]] = defaultdict(list)
     for ended in done:
         if isinstance(ended.job.future, asyncio.Future):
@@ -180,9 +190,24 @@ def _commit_group(connection: sqlite3.Connection, batch: list[_Job]) -> None:
             loop.call_soon_threadsafe(_answer, ended_here)
 
 
+def _for_people(error: BaseException | None, path: Path) -> BaseException | None:
+    """What stands in the way of writing (a lock, a full disk, a broken file) as an error that says what to do."""
+    if not isinstance(error, sqlite3.OperationalError):
+        return error
+    unusable = StoreUnusable(
+        f"The store {path} cannot be used: {error}. What was answered before is kept. Check that its disk has room and "
+        "that no other program holds the file, then run again."
+    )
+    unusable.__cause__ = error
+    return unusable
+
+
 def _transaction(connection: sqlite3.Connection, batch: list[_Job]) -> list[_Done]:
     try:
         connection.execute("BEGIN IMMEDIATE" if any(job.writes for job in batch) else "BEGIN")
+    except sqlite3.OperationalError as error:
+        raise _NoTransaction from error
+    try:
         done = [_Done(job, job.work(connection)) for job in batch]
         connection.execute("COMMIT")
     except BaseException:
@@ -195,6 +220,8 @@ def _transaction(connection: sqlite3.Connection, batch: list[_Job]) -> list[_Don
 def _alone(connection: sqlite3.Connection, job: _Job) -> _Done:
     try:
         return _transaction(connection, [job])[0]
+    except _NoTransaction as error:
+        return _Done(job, None, error.__cause__)
     except Exception as error:  # noqa: BLE001 - goes to the job's future
         return _Done(job, None, error)
 

@@ -121,12 +121,13 @@ class Engine(Asks):
         async with Line(self.endpoint) as line:
             breaker = Breaker(self.breaker, self.endpoint.base_url)
             teller = Teller(self.store, self.budget)
+            await teller.open()
             purchase = Purchase(line, teller, self.prices, self.pace, breaker, tally)
             ticker = asyncio.create_task(tick(purchase.progress, on_progress, every_s))
             try:
                 yield Session(purchase)
             finally:
-                await teller.settle()
+                await teller.close()
                 ticker.cancel()
                 await asyncio.gather(ticker, return_exceptions=True)
                 if on_progress is not None:

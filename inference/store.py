@@ -61,7 +61,7 @@ _RIVALS = (
     "FROM json_each(?) AS k JOIN claims AS c ON c.key = k.value LEFT JOIN batches AS b ON b.batch = c.owner"
 )
 # The store's own claims and those of its runs, whose owners are its own with a dot and a number ("/" follows ".").
-_OWNED = "SELECT key, scope, usd, tokens FROM claims WHERE owner >= ?1 AND owner < ?1 || '/'"
+_OWNED = "SELECT key, scope, usd, tokens, owner FROM claims WHERE owner >= ?1 AND owner < ?1 || '/'"
 _RENEW = "UPDATE claims SET expires_at = ?2 WHERE owner >= ?1 AND owner < ?1 || '/'"
 # 0 marks a batch that its sender has let go of.
 _RENEW_SENDING = "UPDATE batches SET sender_until = ? WHERE sender = ? AND remote IS NULL AND sender_until > 0"
@@ -144,6 +144,7 @@ class ExchangeStore:
         self.path = Path(path)
         self.me = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid())
         self._runs = itertools.count(1)
+        self._under_way = {self.me.owner}
         self.clerk = Clerk(self.path, SCHEMA.read_text(encoding="utf-8"), VERSION, self.renew, LEASE_S / 4)
 
     def __enter__(self) -> ExchangeStore:
@@ -156,12 +157,19 @@ class ExchangeStore:
 
     def holder(self) -> Holder:
         """A holder of its own for one run, lest runs that share this store take each other's claims for their own."""
-        return replace(self.me, owner=f"{self.me.owner}.{next(self._runs)}")
+        holder = replace(self.me, owner=f"{self.me.owner}.{next(self._runs)}")
+        self._under_way.add(holder.owner)
+        return holder
+
+    def over(self, holder: Holder) -> None:
+        """The run of a holder is over: whatever claim it has left is nobody's from now on (`clear_up`)."""
+        self._under_way.discard(holder.owner)
 
     def close(self) -> None:
         """Give up what is still claimed (counted as spent: it may have been charged) and close the file."""
         if not self.clerk.closed:
-            self.clerk.submit(lambda con: _presume(con, con.execute(_OWNED, (self.me.owner,)).fetchall()), writes=True)
+            self._under_way.clear()
+            self.clerk.submit(self.clear_up, writes=True)
         self.clerk.close()
 
     def look_up(self, requests: Sequence[Request]) -> list[Found]:
@@ -264,8 +272,14 @@ class ExchangeStore:
             return True
         return True
 
+    def clear_up(self, con: sqlite3.Connection) -> None:
+        """Give up the claims of runs that are over, which could not be released, say, while the disk was full."""
+        left = con.execute(_OWNED, (self.me.owner,)).fetchall()
+        _presume(con, [row[:4] for row in left if row[4] not in self._under_way])
+
     def renew(self, con: sqlite3.Connection) -> None:
         """The clerk's beat: whoever still runs keeps its claims, and the batches that it is sending."""
+        self.clear_up(con)
         until = time.time() + LEASE_S
         con.execute(_RENEW, (self.me.owner, until))
         con.execute(_RENEW_SENDING, (until, self.me.owner))

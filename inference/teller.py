@@ -73,6 +73,17 @@ class Teller:
         """Record the fault that the caller's check found in a stored answer (None: none any more)."""
         return self._add(self._next.marks, (key, fault))
 
+    async def open(self) -> None:
+        """Begin a run: what earlier ones of this process could not release is free again."""
+        await self.store.clerk.perform(self.store.clear_up, writes=True)
+
+    async def close(self) -> None:
+        """End a run: everything asked so far is done, and nothing is claimed any more."""
+        await self.settle()
+        self.store.over(self._me)
+        # If it cannot be written now, it is when the next run begins, or at the store's next beat.
+        await asyncio.gather(self.store.clerk.perform(self.store.clear_up, writes=True), return_exceptions=True)
+
     async def settle(self) -> None:
         """Wait until everything asked so far is done."""
         while self._going is not None or len(self._next):

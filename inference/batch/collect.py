@@ -13,8 +13,8 @@ from functools import partial
 
 from inference.batch.api import BatchApi, Remote
 from inference.batch.results import missing, read_results
-from inference.batch.rows import Row, asked_in, end, file_gone, files_left
-from inference.endpoint import Trouble
+from inference.batch.rows import Row, asked_in, end, endings, file_gone, files_left
+from inference.endpoint import EndpointRefused, Trouble
 from inference.store import ExchangeStore
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,14 @@ class Ended:
 async def collect(api: BatchApi, store: ExchangeStore, row: Row, remote: Remote, remedy: str, delete: bool) -> Ended:
     """Keep what a batch brought and end it; with `delete` its files are to be deleted from then on."""
     names = (remote.output_file_id, remote.error_file_id)
-    files = [await api.content(name, remedy) for name in names]
+    try:
+        files = [await api.content(name, remedy) for name in names]
+    except EndpointRefused:
+        # Another process may have collected it meanwhile, and cleared it away.
+        ended = await store.clerk.perform(partial(endings, batches=[row.batch]), writes=False)
+        if row.batch not in ended:
+            raise
+        return Ended(ended[row.batch])
     asked = await store.clerk.perform(partial(asked_in, batch=row.batch), writes=False)
     results = await asyncio.to_thread(read_results, asked, remote.status, files, row.model, row.price, api.endpoint)
     work = partial(

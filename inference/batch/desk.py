@@ -63,6 +63,7 @@ class Desk:
     _ended: dict[str, Ended] = field(default_factory=dict)
     _listeners: set[asyncio.Event] = field(default_factory=set)
     _partings: list[asyncio.Future[None]] = field(default_factory=list)
+    _clearing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self._open_at_most = self.settings.open_batches
@@ -184,7 +185,8 @@ class Desk:
     async def clear_away(self) -> None:
         """Delete at the provider what ended batches have left there."""
         if self.settings.delete_files:
-            await clear_away(self.api, self.teller.store, self.address)
+            async with self._clearing:
+                await clear_away(self.api, self.teller.store, self.address)
 
     async def _identified(self, rows: Sequence[Row]) -> list[Row]:
         """The batches that the provider knows; those that it never got to know are ended, if that is certain."""

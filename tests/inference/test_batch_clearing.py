@@ -1,4 +1,4 @@
-"""Batch mode and what is left at the provider: files are deleted once their answers are stored, batches are cancelled."""
+"""Batch mode and what is left at the provider: files are deleted once answers are stored, batches are cancelled."""
 
 from __future__ import annotations
 
