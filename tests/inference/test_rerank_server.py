@@ -103,7 +103,7 @@ def test_a_bad_body_is_refused_with_the_field_that_is_wrong(
     assert got == status and said in body["message"] and body["detail"] == body["message"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
