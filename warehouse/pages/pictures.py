@@ -55,18 +55,6 @@ def alpha_sweep(scored: pl.DataFrame, sweep: pl.DataFrame, alpha: float) -> byte
     return _png(figure)
 
 
-def funnel(steps: Sequence[tuple[str, int]]) -> bytes:
-    """Rows left after each step, from the first to the last."""
-    figure, axes = _figure(6.4, 0.5 + 0.4 * len(steps))
-    names, counts = [name for name, _ in steps], [count for _, count in steps]
-    bars = axes.barh(range(len(steps)), counts, color=BLUE)
-    axes.set_yticks(range(len(steps)), names)
-    axes.invert_yaxis()
-    axes.bar_label(bars, padding=3)
-    axes.set_xlim(0, max(counts, default=1) * 1.12 + 1)
-    return _png(figure)
-
-
 def curves(history: Sequence[Mapping[str, float]], names: Sequence[str]) -> bytes:
     """One panel a name that stands in the history, over the step."""
     drawn = [name for name in names if any(name in entry for entry in history)]
