@@ -195,16 +195,31 @@ def _blocks(lengths: Ints) -> Iterator[Ints]:
 
 
 def _hits(scores: NDArray[np.float32], grades: NDArray, precedence: Precedence) -> Hits:
-    """Relevant documents by rank; `scores` and `grades` (Q, K), NaN scores stand last."""
+    """Relevant documents by rank; `scores` and `grades` (Q, K), NaN scores stand last.
+
+    Rows are sorted, which takes no order along, and the few relevant documents are looked up in them.
+    """
+    width = max(1, scores.shape[1])
+    at = np.flatnonzero(grades > 0)
+    row = at // width
     falling = -scores
-    order = np.argsort(falling, axis=1)
-    ranked = np.sort(falling, axis=1)
-    tied = np.flatnonzero((ranked[:, 1:] == ranked[:, :-1]).any(axis=1))
+    ranked = np.sort(falling, axis=1).reshape(-1)
+    value = falling.reshape(-1)[at]
+    above = np.zeros_like(at)
+    for step in (1 << bit for bit in reversed(range(width.bit_length()))):
+        further = above + step
+        inside = row * width + np.minimum(further, width) - 1
+        above = np.where((further <= width) & (ranked[inside] < value), further, above)
+    behind = row * width + np.minimum(above + 1, width - 1)
+    tied = np.unique(row[(above + 1 < width) & (ranked[behind] == value)])
     if len(tied):
-        order[tied] = np.lexsort((-precedence(tied).astype(np.int64), falling[tied]), axis=1)
-    in_order = np.take_along_axis(grades, order, axis=1)
-    row, place = np.divmod(np.flatnonzero(in_order > 0), max(1, scores.shape[1]))
-    return Hits(row, place + 1, in_order[row, place].astype(np.float64))
+        order = np.lexsort((-precedence(tied).astype(np.int64), falling[tied]), axis=1)
+        places = np.empty_like(order)
+        np.put_along_axis(places, order, np.arange(width)[None, :], axis=1)
+        among = np.isin(row, tied)
+        above[among] = places[np.searchsorted(tied, row[among]), at[among] % width]
+    best_first = np.argsort(row * width + above)
+    return Hits(row[best_first], above[best_first] + 1, grades.reshape(-1)[at[best_first]].astype(np.float64))
 
 
 def _value(name: str, k: int | None, hits: Hits, ideal: Hits, count: int) -> Floats:
