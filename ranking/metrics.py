@@ -205,11 +205,11 @@ def _hits(scores: NDArray[np.float32], grades: NDArray, precedence: Precedence) 
     falling = -scores
     ranked = np.sort(falling, axis=1).reshape(-1)
     value = falling.reshape(-1)[at]
-    above = np.zeros_like(at)
-    for step in (1 << bit for bit in reversed(range(width.bit_length()))):
+    above, before = np.zeros_like(at), row * width - 1
+    for step in (1 << bit for bit in reversed(range(width.bit_length()))):  # a binary search of all at once
         further = above + step
-        inside = row * width + np.minimum(further, width) - 1
-        above = np.where((further <= width) & (ranked[inside] < value), further, above)
+        better = ranked.take(before + further, mode="clip") < value
+        np.copyto(above, further, where=better & (further <= width))
     behind = row * width + np.minimum(above + 1, width - 1)
     tied = np.unique(row[(above + 1 < width) & (ranked[behind] == value)])
     if len(tied):
@@ -230,8 +230,9 @@ def _value(name: str, k: int | None, hits: Hits, ideal: Hits, count: int) -> Flo
         return np.bincount(of.row[kept], None if weights is None else weights[kept], minlength=count).astype(np.float64)
 
     if name == "nDCG":
-        gained = total(hits, hits.grade / np.log2(hits.rank + 1))
-        return _share(gained, total(ideal, ideal.grade / np.log2(ideal.rank + 1)))
+        discount = np.log2(np.arange(max(hits.rank.max(initial=0), ideal.rank.max(initial=0)) + 1) + 1)
+        gained = total(hits, hits.grade / discount[hits.rank])
+        return _share(gained, total(ideal, ideal.grade / discount[ideal.rank]))
     if name == "P":
         return total(hits) / float(k or 1)
     if name == "RR":
