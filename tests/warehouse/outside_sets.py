@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from ranking.lists import assemble_list
 from ranking.retrieval import first_stage
 from ranking.trec import read_qrels
 from warehouse.curation.rows import ROW_SCHEMA
-from warehouse.formats.outgoing import COLUMNS, Outgoing, Part
+from warehouse.formats.outgoing import COLUMNS, Outgoing
 
 SEED = Path(__file__).resolve().parents[2] / "seed"
 SET = "complex_qa"
@@ -26,11 +25,8 @@ def outgoing(rows: Sequence[dict[str, Any]], chunk: int = 2) -> Outgoing:
     schema = {name: ROW_SCHEMA[name] for name in COLUMNS}
     frame = pl.DataFrame(whole, schema=schema, orient="row")
 
-    def chunks(domain: str, split: str) -> Iterator[pl.DataFrame]:
-        yield from frame.filter(domain=domain, split=split).sort("row_id").iter_slices(chunk)
-
-    sizes = frame.group_by("domain", "split").len().sort("domain", "split").iter_rows()
-    return Outgoing("f" * 64, tuple(Part(d, split, size, partial(chunks, d, split)) for d, split, size in sizes))
+    sizes = {(d, split): size for d, split, size in frame.group_by("domain", "split").len().iter_rows()}
+    return Outgoing("f" * 64, sizes, lambda: frame.sort("row_id").iter_slices(chunk))
 
 
 def reasonrank_rows() -> tuple[list[dict[str, Any]], dict[str, str], dict[str, str]]:

@@ -118,7 +118,7 @@ def test_a_dataset_folder_holds_every_column_of_a_release(rows: list[dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         export(outgoing(rows), "hub", Path(folder) / "out", ExportOptions(), overwrite=False)
         whole = hub.read_whole(Path(folder) / "out")
-    sent = pl.concat([frame for part in outgoing(rows).parts() for frame in part.chunks()]).sort("row_id")
+    sent = pl.concat(outgoing(rows).chunks()).sort("row_id")
     assert whole.equals(sent)
     read, _ = there_and_back(rows, "hub")
     columns = ("initial_list", "final_list", "relevant_docids", "query", "reasoning", "split")

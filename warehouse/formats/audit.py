@@ -14,6 +14,7 @@ Deliberately absent: reading (registry.py), the filters, and any judgement of a 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import polars as pl
@@ -51,7 +52,7 @@ class Audit:
     compared: Mapping[str, int]
     """Items of each benchmark that the set was compared with."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The hash of the set: its lists and its texts."""
         return canonical_sha256([self.read.rows.write_json(), self.read.texts.sort("domain", "docid").write_json()])

@@ -8,8 +8,9 @@
 body in one.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import polars as pl
 
@@ -23,28 +24,26 @@ LACKS = ("the order of a list and the teacher's order", "reasoning", "teacher", 
 _REMEDY = "A BEIR folder holds corpus.jsonl, queries.jsonl and qrels/{split}.tsv."
 
 
-def write(rows: Outgoing, folder: Path, splits: tuple[str, ...]) -> dict[str, int]:
+def write(rows: Outgoing, folder: Path) -> dict[str, int]:
     """A folder a domain; returns the queries written. Raises ExportRefused where an id cannot stand in a TSV."""
     written = 0
-    for domain in dict.fromkeys(part.domain for part in rows.parts(splits)):
-        query_texts, passage_texts = Texts("query", domain), Texts("passage", domain)
-        with Lines(folder / domain / "queries.jsonl") as queries, Lines(folder / domain / "corpus.jsonl") as corpus:
-            for part in rows.parts(splits):
-                if part.domain != domain:
-                    continue
-                (folder / domain / "qrels").mkdir(exist_ok=True)
-                with (folder / domain / "qrels" / f"{part.split}.tsv").open(
-                    "w", encoding="utf-8", newline="\n"
-                ) as qrels:
-                    qrels.write(f"{HEADER}\n")
-                    for frame in part.chunks():
-                        asked = query_texts.fresh(frame["qid"], frame["query"])
-                        queries.write(asked.rename({"id": "_id"}))
-                        held = frame.select("docids", "passages").explode("docids", "passages")
-                        fresh = passage_texts.fresh(held["docids"], held["passages"])
-                        corpus.write(fresh.select(_id="id", title=pl.lit(""), text="text"))
-                        qrels.writelines(_labels(frame, domain))
-                        written += asked.height
+    with ExitStack() as stack:
+        queries, corpora = (
+            {name: stack.enter_context(Lines(folder / name / file)) for name in rows.domains}
+            for file in ("queries.jsonl", "corpus.jsonl")
+        )
+        labels = {key: stack.enter_context(_qrels(folder / key[0] / "qrels" / f"{key[1]}.tsv")) for key in rows.sizes}
+        query_texts = {name: Texts("query", name) for name in rows.domains}
+        passage_texts = {name: Texts("passage", name) for name in rows.domains}
+        for name, frame in rows.by("domain"):
+            asked = query_texts[name].fresh(frame["qid"], frame["query"])
+            queries[name].write(asked.rename({"id": "_id"}))
+            held = frame.select("docids", "passages").explode("docids", "passages")
+            fresh = passage_texts[name].fresh(held["docids"], held["passages"])
+            corpora[name].write(fresh.select(_id="id", title=pl.lit(""), text="text"))
+            for part in frame.partition_by("split", maintain_order=True):
+                labels[name, part["split"][0]].writelines(_labels(part, name))
+            written += asked.height
     return {"queries": written}
 
 
@@ -71,6 +70,13 @@ def read(folder: Path, template: str = "") -> Incoming:  # noqa: ARG001 - every 
                 for qid, pairs in judged.items()
             ]  # fmt: skip
     return incoming("beir", folder, told, texts, LACKS)
+
+
+def _qrels(path: Path) -> TextIO:
+    path.parent.mkdir(exist_ok=True)
+    file = path.open("w", encoding="utf-8", newline="\n")
+    file.write(f"{HEADER}\n")
+    return file
 
 
 def _labels(frame: pl.DataFrame, domain: str) -> pl.Series:

@@ -8,6 +8,7 @@ The only format that keeps a row whole, so its round trip loses nothing.
 
 import math
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import polars as pl
@@ -22,26 +23,15 @@ LACKS = ("licence of each single passage (`passage_licenses` holds those of the 
 _REMEDY = "A dataset folder of rankmill holds data/{split}-00000-of-00001.parquet with the columns of a release."
 
 
-def write(rows: Outgoing, folder: Path, splits: tuple[str, ...], card: Path | None) -> dict[str, int]:
+def write(rows: Outgoing, folder: Path, card: Path | None) -> dict[str, int]:
     """data/{split}-{shard}-of-{shards}.parquet, and README.md where there is a card; returns rows by split."""
     if card is not None:
         shutil.copyfile(card, folder / "README.md")
-    counts = {}
-    for split in splits:
-        size = sum(part.rows for part in rows.parts([split]))
-        counts[split] = size
-        shards = math.ceil(size / SHARD)
-        frames = (frame for part in rows.parts([split]) for frame in part.chunks())
-        waiting = next(frames, None)
-        for shard in range(shards):
-            with ParquetFile(folder / "data" / f"{split}-{shard:05}-of-{shards:05}.parquet") as file:
-                room = SHARD
-                while waiting is not None and room:
-                    file.write(waiting.head(room).select(COLUMNS))
-                    taken = min(room, waiting.height)
-                    room -= taken
-                    waiting = waiting.slice(taken) if waiting.height > taken else next(frames, None)
-    return counts
+    with ExitStack() as stack:
+        shards = {split: stack.enter_context(_Shards(folder, split, rows.rows_of(split))) for split in rows.splits}
+        for split, frame in rows.by("split"):
+            shards[split].write(frame.select(COLUMNS))
+    return {split: rows.rows_of(split) for split in rows.splits}
 
 
 def read(folder: Path, template: str = "") -> Incoming:  # noqa: ARG001 - every reader is called alike
@@ -66,6 +56,35 @@ def read_whole(folder: Path) -> pl.DataFrame:
     """The rows as they were released, every column of them, in row_id order."""
     frames = [read_parquet(path, COLUMNS, _REMEDY).select(COLUMNS) for path in _files(folder)]
     return pl.concat(frames).sort("row_id")
+
+
+class _Shards:
+    """The Parquet files of a split, SHARD rows each, with their number in every name."""
+
+    def __init__(self, folder: Path, split: str, rows: int) -> None:
+        self._of = math.ceil(rows / SHARD)
+        self._named = folder / "data" / split
+        self._written = 0
+        self._stack = ExitStack()
+        self._file: ParquetFile | None = None
+
+    def __enter__(self) -> "_Shards":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def write(self, frame: pl.DataFrame) -> None:
+        while frame.height:
+            if self._written % SHARD == 0:
+                self._stack.close()
+                path = self._named.with_name(f"{self._named.name}-{self._written // SHARD:05}-of-{self._of:05}.parquet")
+                self._file = self._stack.enter_context(ParquetFile(path))
+            assert self._file is not None  # opened at the first row
+            room = SHARD - self._written % SHARD
+            self._file.write(frame.head(room))
+            self._written += min(room, frame.height)
+            frame = frame.slice(room)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ LLaMA-Factory's `dataset_dir`, or its entries copied into one that exists.
 import hashlib
 import json
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,18 @@ LACKS = (
 _REMEDY = f"The folder holds {INFO} and, for each entry, a JSON array of objects with instruction, output and system."
 
 
-def write(rows: Outgoing, folder: Path, splits: tuple[str, ...], form: Form) -> dict[str, int]:
+def write(rows: Outgoing, folder: Path, form: Form) -> dict[str, int]:
     """One file a split that has rows, and dataset_info.json; returns rows written, and left out by reason."""
     counts: Counter[str] = Counter()
-    info = {}
-    for split in splits:
-        if not rows.parts([split]):
-            continue
-        name = f"rankmill_{split}"
-        info[name] = {"file_name": f"{name}.json", "columns": COLUMNS}
-        with JsonArray(folder / f"{name}.json") as file:
-            for part in rows.parts([split]):
-                for frame in part.chunks():
-                    made, left_out = with_prompts(frame, form, responses=True)
-                    file.write(_columns(made))
-                    counts[split] += made.height
-                    counts.update(left_out)
+    names = {split: f"rankmill_{split}" for split in rows.splits}
+    with ExitStack() as stack:
+        files = {split: stack.enter_context(JsonArray(folder / f"{name}.json")) for split, name in names.items()}
+        for split, frame in rows.by("split"):
+            made, left_out = with_prompts(frame, form, responses=True)
+            files[split].write(_columns(made))
+            counts[split] += made.height
+            counts.update(left_out)
+    info = {name: {"file_name": f"{name}.json", "columns": COLUMNS} for name in names.values()}
     (folder / INFO).write_text(json.dumps(info, indent=2) + "\n", "utf-8")
     return dict(counts)
 

@@ -1,20 +1,20 @@
 """What a writer of a format is given: the rows of a release in chunks, and texts each handed on once.
 
-    rows = release_rows(lake, "a316c9")
-    for part in rows.parts(["sft", "rl"]):              # by domain and split, in row_id order
-        for frame in part.chunks(): ...
+    rows = release_rows(lake, "a316c9").of(["sft", "rl"])
+    for frame in rows.chunks(): ...                     # in row_id order
+    for split, frame in rows.by("split"): ...           # the same, each chunk taken apart
 
-A chunk is read by a range of row ids, so a release of a million rows never stands in memory as a whole. Positions
-become ids in `with_lists`. Deliberately absent: any format.
+A release is read once, by ranges of row ids, so that a million rows never stand in memory as a whole; a writer keeps a
+file open for each domain or split. Positions become ids in `with_lists`. Deliberately absent: any format.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Literal
 
 import polars as pl
 
-from warehouse.curation.releases import UnknownRelease
+from warehouse.curation.releases import UnknownRelease, known_release
 from warehouse.formats.whole_folder import ExportRefused
 from warehouse.lake import Lake
 
@@ -25,49 +25,54 @@ COLUMNS = (
     "ranking_id", "exchange_key", "prompt_sha256", "judge", "consistency", "source", "license", "passage_licenses",
     "url", "agreement",
 )  # fmt: skip
-_SIZES = "SELECT domain, split, count(*) FROM training_rows WHERE release = ? GROUP BY ALL ORDER BY ALL"
-_IDS = "SELECT row_id FROM training_rows WHERE release = ? AND domain = ? AND split = ? ORDER BY row_id"
-_ROWS = (
-    f"SELECT {', '.join(COLUMNS)} FROM training_rows "
-    "WHERE release = ? AND domain = ? AND split = ? AND row_id BETWEEN ? AND ? ORDER BY row_id"
-)
-
-
-@dataclass(frozen=True)
-class Part:
-    """The rows of one domain and split, `rows` in number, in chunks by row_id."""
-
-    domain: str
-    split: str
-    rows: int
-    chunks: Callable[[], Iterator[pl.DataFrame]]
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A release on its way out, part by part."""
+    """A release on its way out: rows by (domain, split), and a function that gives all of them in chunks."""
 
     release: str
-    every_part: tuple[Part, ...]
+    sizes: Mapping[tuple[str, str], int]
+    chunks: Callable[[], Iterator[pl.DataFrame]]
 
-    def parts(self, splits: Sequence[str] = SPLITS) -> list[Part]:
-        """The parts of these splits, by domain and then split in the order given."""
-        chosen = [part for part in self.every_part if part.split in splits]
-        return sorted(chosen, key=lambda part: (part.domain, list(splits).index(part.split)))
+    def of(self, splits: Sequence[str]) -> "Outgoing":
+        """Its rows in these splits alone."""
+
+        def chunks() -> Iterator[pl.DataFrame]:
+            for frame in self.chunks():
+                chosen = frame.filter(pl.col("split").is_in(list(splits)))
+                if chosen.height:
+                    yield chosen
+
+        return Outgoing(self.release, {key: rows for key, rows in self.sizes.items() if key[1] in splits}, chunks)
+
+    def by(self, column: Literal["domain", "split"]) -> Iterator[tuple[str, pl.DataFrame]]:
+        """The chunks, each taken apart by domain or by split."""
+        for frame in self.chunks():
+            for part in frame.partition_by(column, maintain_order=True):
+                yield str(part[column][0]), part
+
+    @property
+    def domains(self) -> list[str]:
+        """Domains that have rows."""
+        return sorted({domain for domain, _ in self.sizes})
+
+    @property
+    def splits(self) -> list[str]:
+        """Splits that have rows, sft first."""
+        return [split for split in SPLITS if any(split == held for _, held in self.sizes)]
+
+    def rows_of(self, split: str) -> int:
+        """Rows of a split."""
+        return sum(rows for (_, held), rows in self.sizes.items() if held == split)
 
 
 def release_rows(lake: Lake, release: str) -> Outgoing:
     """A release by its hash, by a unique beginning of it, or as `newest`. Raises UnknownRelease."""
-    name = _named(lake, release)
-
-    def chunks(domain: str, split: str) -> Iterator[pl.DataFrame]:
-        ids = lake.query(_IDS, [name, domain, split])["row_id"]
-        for start in range(0, ids.len(), CHUNK):
-            some = ids.slice(start, CHUNK)
-            yield lake.query(_ROWS, [name, domain, split, some[0], some[-1]])
-
-    sizes = lake.query(_SIZES, [name]).iter_rows()
-    return Outgoing(name, tuple(Part(d, split, rows, partial(chunks, d, split)) for d, split, rows in sizes))
+    name = _newest(lake) if release == "newest" else known_release(lake, release)
+    sizes = lake.read("training_rows", {"release": name}, ["domain", "split"]).group_by("domain", "split").len()
+    counted = {(domain, split): rows for domain, split, rows in sizes.iter_rows()}
+    return Outgoing(name, counted, lambda: lake.pieces("training_rows", "row_id", CHUNK, {"release": name}, COLUMNS))
 
 
 def with_lists(frame: pl.DataFrame) -> pl.DataFrame:
@@ -104,12 +109,8 @@ class Texts:
         return frame.select("id", "text").filter(pl.Series(fresh, dtype=pl.Boolean))
 
 
-def _named(lake: Lake, release: str) -> str:
-    known = lake.query("SELECT release FROM releases ORDER BY created_at DESC, release")["release"].to_list()
-    if release == "newest" and known:
-        return known[0]
-    matches = [name for name in known if name.startswith(release)]
-    if len(matches) != 1:
-        listing = ", ".join(name[:12] for name in known) or "none yet: run `rankmill run`"
-        raise UnknownRelease(f"release {release!r} names {len(matches)} releases. Releases: {listing}.")
-    return matches[0]
+def _newest(lake: Lake) -> str:
+    known = lake.read("releases", columns=["created_at", "release"]).sort("created_at", "release")
+    if known.is_empty():
+        raise UnknownRelease("there is no release yet. Make one with `rankmill run`.")
+    return str(known["release"][-1])

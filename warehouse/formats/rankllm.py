@@ -5,6 +5,7 @@
 `rank_llm.data.read_requests_from_file` reads it. A score is the number of candidates from this one to the end.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,14 @@ LACKS = ("labels and the teacher's order", "reasoning", "split", "teacher", "lic
 _REMEDY = 'A request is {"query": {"text", "qid"}, "candidates": [{"docid", "score", "doc"}]}.'
 
 
-def write(rows: Outgoing, folder: Path, splits: tuple[str, ...]) -> dict[str, int]:
+def write(rows: Outgoing, folder: Path) -> dict[str, int]:
     """One file a domain; returns the requests written."""
-    written = 0
-    for domain in dict.fromkeys(part.domain for part in rows.parts(splits)):
-        with JsonArray(folder / f"{domain}.json") as file:
-            for part in rows.parts(splits):
-                for frame in part.chunks() if part.domain == domain else ():
-                    file.write(_requests(frame))
-                    written += frame.height
+    with ExitStack() as stack:
+        files = {domain: stack.enter_context(JsonArray(folder / f"{domain}.json")) for domain in rows.domains}
+        written = 0
+        for domain, frame in rows.by("domain"):
+            files[domain].write(_requests(frame))
+            written += frame.height
     return {"requests": written}
 
 

@@ -10,6 +10,7 @@ published set on the hub. A folder's licence is what the header of its README.md
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +40,22 @@ def files_of(folder: Path) -> list[Path]:
     return [folder / ROWS_FILE, *texts]
 
 
-def write(rows: Outgoing, folder: Path, splits: tuple[str, ...]) -> dict[str, int]:
-    """The rows of these splits, by domain; returns how many. Raises ExportRefused where an id has two texts."""
+def write(rows: Outgoing, folder: Path) -> dict[str, int]:
+    """Returns the lists written. Raises ExportRefused where an id has two texts."""
     written = 0
-    with Lines(folder / ROWS_FILE) as lists:
-        for domain in dict.fromkeys(part.domain for part in rows.parts(splits)):
-            query_texts, passage_texts = Texts("query", domain), Texts("passage", domain)
-            with (
-                JsonObject(folder / QUERIES / f"{domain}.json") as queries,
-                JsonObject(folder / PASSAGES / f"{domain}.json") as passages,
-            ):
-                for part in rows.parts(splits):
-                    for frame in part.chunks() if part.domain == domain else ():
-                        lists.write(with_lists(frame).rename({"domain": "dataset"}).select(FIELDS))
-                        queries.write_values(members(query_texts.fresh(frame["qid"], frame["query"])))
-                        held = frame.select("docids", "passages").explode("docids", "passages")
-                        passages.write_values(members(passage_texts.fresh(held["docids"], held["passages"])))
-                        written += frame.height
+    with ExitStack() as files, Lines(folder / ROWS_FILE) as lists:
+        queries, passages = (
+            {name: files.enter_context(JsonObject(folder / kind / f"{name}.json")) for name in rows.domains}
+            for kind in (QUERIES, PASSAGES)
+        )
+        query_texts = {name: Texts("query", name) for name in rows.domains}
+        passage_texts = {name: Texts("passage", name) for name in rows.domains}
+        for name, frame in rows.by("domain"):
+            lists.write(with_lists(frame).rename({"domain": "dataset"}).select(FIELDS))
+            queries[name].write_values(members(query_texts[name].fresh(frame["qid"], frame["query"])))
+            held = frame.select("docids", "passages").explode("docids", "passages")
+            passages[name].write_values(members(passage_texts[name].fresh(held["docids"], held["passages"])))
+            written += frame.height
     return {"lists": written}
 
 

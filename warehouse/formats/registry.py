@@ -50,42 +50,42 @@ FORMATS: Mapping[str, Format] = {
     for each in (
         Format(
             "reasonrank", "ReasonRank's released layout: training_data_all.jsonl, id_query/, id_doc/",
-            lambda rows, folder, options: reasonrank.write(rows, folder, options.splits),
+            lambda rows, folder, _: reasonrank.write(rows, folder),
             reasonrank.read, reasonrank.LACKS, True, (reasonrank.ROWS_FILE,),
         ),
         Format(
             "verl", "ReasonRank's RL Parquet for verl: prompt, label, lists, reward_model",
-            lambda rows, folder, options: verl.write(rows, folder, options.splits, options.form),
+            lambda rows, folder, options: verl.write(rows, folder, options.form),
             verl.read, verl.LACKS, True, ("*.parquet",),
         ),
         Format(
             "llamafactory", "LLaMA-Factory's SFT JSON: instruction, output, system, and dataset_info.json",
-            lambda rows, folder, options: llamafactory.write(rows, folder, options.splits, options.form),
+            lambda rows, folder, options: llamafactory.write(rows, folder, options.form),
             llamafactory.read, llamafactory.LACKS, False, (llamafactory.INFO,),
         ),
         Format(
             "trl", "TRL's conversational sets: prompt and completion messages, Parquet by split",
-            lambda rows, folder, options: trl.write(rows, folder, options.splits, options.form),
+            lambda rows, folder, options: trl.write(rows, folder, options.form),
             trl.read, trl.LACKS, True, (),
         ),
         Format(
             "trec", "TREC runs and qrels a domain: the list, the teacher's order, the labels",
-            lambda rows, folder, options: trec.write(rows, folder, options.splits),
+            lambda rows, folder, _: trec.write(rows, folder),
             trec.read, trec.LACKS, False, (f"*/{trec.INITIAL}",),
         ),
         Format(
             "rankllm", "RankLLM's requests JSON a domain: a query and the candidates to rerank",
-            lambda rows, folder, options: rankllm.write(rows, folder, options.splits),
+            lambda rows, folder, _: rankllm.write(rows, folder),
             rankllm.read, rankllm.LACKS, False, (),
         ),
         Format(
             "beir", "BEIR folders a domain: corpus.jsonl, queries.jsonl, qrels/",
-            lambda rows, folder, options: beir.write(rows, folder, options.splits),
+            lambda rows, folder, _: beir.write(rows, folder),
             beir.read, beir.LACKS, False, ("corpus.jsonl", "*/corpus.jsonl"),
         ),
         Format(
             "hub", "a Hugging Face dataset folder ready to push: every column of the release, and its card",
-            lambda rows, folder, options: hub.write(rows, folder, options.splits, options.card),
+            lambda rows, folder, options: hub.write(rows, folder, options.card),
             hub.read, hub.LACKS, True, (),
         ),
     )
@@ -95,16 +95,16 @@ AUDITED = tuple(name for name, each in FORMATS.items() if each.audited)
 
 def export(rows: Outgoing, name: str, out: Path, options: ExportOptions, overwrite: bool) -> dict[str, object]:
     """Write a release to the folder `out`, whole or not at all; returns the manifest. Raises ExportRefused."""
-    if not any(part.rows for part in rows.parts(options.splits)):
-        held = ", ".join(sorted({part.split for part in rows.every_part})) or "none"
+    chosen_rows = rows.of(options.splits)
+    if not chosen_rows.sizes:
         raise ExportRefused(
-            f"release {rows.release[:12]} has no row in the splits {', '.join(options.splits)}; it has: {held}. "
-            "Nothing was written."
+            f"release {rows.release[:12]} has no row in the splits {', '.join(options.splits)}; it has: "
+            f"{', '.join(rows.splits) or 'none'}. Nothing was written."
         )
     with whole_folder(out, overwrite) as folder:
         told: dict[str, object] = {
             "format": name, "release": rows.release, "splits": list(options.splits),
-            "written": chosen(name).write(rows, folder, options), "not_held": list(chosen(name).lacks),
+            "written": chosen(name).write(chosen_rows, folder, options), "not_held": list(chosen(name).lacks),
         }  # fmt: skip
         if name in ("verl", "llamafactory", "trl"):
             told |= {"template": options.form.template, "think": options.form.think}

@@ -7,6 +7,7 @@
 passages from this one to the end of its list, so that the order by score is the order by rank.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +23,24 @@ INITIAL, TEACHER, QRELS = "initial.trec", "teacher.trec", "qrels.tsv"
 LACKS = ("texts of queries and passages", "reasoning", "split", "teacher", "licences", "consistency")
 
 
-def write(rows: Outgoing, folder: Path, splits: tuple[str, ...]) -> dict[str, int]:
+def write(rows: Outgoing, folder: Path) -> dict[str, int]:
     """Three files a domain; returns the lists written. Raises ExportRefused, or TrecFileError for ids with blanks."""
     written = 0
-    for domain in dict.fromkeys(part.domain for part in rows.parts(splits)):
-        at = folder / domain
-        at.mkdir(parents=True)
-        known: set[str] = set()
-        with (
-            (at / INITIAL).open("w", encoding="utf-8", newline="\n") as initial,
-            (at / TEACHER).open("w", encoding="utf-8", newline="\n") as teacher,
-            (at / QRELS).open("w", encoding="utf-8", newline="\n") as qrels,
-        ):
-            for part in rows.parts(splits):
-                for frame in part.chunks() if part.domain == domain else ():
-                    _refuse_second_lists(domain, frame["qid"], known)
-                    lists = with_lists(frame)
-                    initial.writelines(run_lines(_run(lists, "initial_list"), "initial", at / INITIAL))
-                    teacher.writelines(run_lines(_run(lists, "final_list"), "teacher", at / TEACHER))
-                    qrels.writelines(qrels_lines(_labels(lists), at / QRELS))
-                    written += frame.height
+    with ExitStack() as stack:
+        files = {}
+        for name in (INITIAL, TEACHER, QRELS):
+            for domain in rows.domains:
+                path = folder / domain / name
+                path.parent.mkdir(exist_ok=True)
+                files[domain, name] = stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
+        known: dict[str, set[str]] = {domain: set() for domain in rows.domains}
+        for domain, frame in rows.by("domain"):
+            _refuse_second_lists(domain, frame["qid"], known[domain])
+            lists, at = with_lists(frame), folder / domain
+            files[domain, INITIAL].writelines(run_lines(_run(lists, "initial_list"), "initial", at / INITIAL))
+            files[domain, TEACHER].writelines(run_lines(_run(lists, "final_list"), "teacher", at / TEACHER))
+            files[domain, QRELS].writelines(qrels_lines(_labels(lists), at / QRELS))
+            written += frame.height
     return {"lists": written}
 
 

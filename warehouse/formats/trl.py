@@ -10,6 +10,8 @@ are read too.
 """
 
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +30,18 @@ LACKS = (
 _REMEDY = "A file holds prompt and completion (lists of role and content), and the columns " + ", ".join(BESIDE) + "."
 
 
-def write(rows: Outgoing, folder: Path, splits: tuple[str, ...], form: Form) -> dict[str, int]:
+def write(rows: Outgoing, folder: Path, form: Form) -> dict[str, int]:
     """data/{split}-00000-of-00001.parquet; returns rows written by split, and left out by reason."""
     counts: Counter[str] = Counter()
-    for split in (name for name in splits if rows.parts([name])):
-        with ParquetFile(folder / "data" / f"{split}-00000-of-00001.parquet") as file:
-            for part in rows.parts([split]):
-                for frame in part.chunks():
-                    made, left_out = with_prompts(with_lists(frame), form, responses=split != "rl")
-                    file.write(_columns(made, split))
-                    counts[split] += made.height
-                    counts.update(left_out)
-    (folder / "README.md").write_text(_configurations(folder), "utf-8")
+    with ExitStack() as stack:
+        places = {split: folder / "data" / f"{split}-00000-of-00001.parquet" for split in rows.splits}
+        files = {split: stack.enter_context(ParquetFile(place)) for split, place in places.items()}
+        for split, frame in rows.by("split"):
+            made, left_out = with_prompts(with_lists(frame), form, responses=split != "rl")
+            files[split].write(_columns(made, split))
+            counts[split] += made.height
+            counts.update(left_out)
+    (folder / "README.md").write_text(_configurations(rows.splits), "utf-8")
     return dict(counts)
 
 
@@ -94,11 +96,11 @@ def _checked(path: Path, place: str, row: dict[str, Any], needed: tuple[str, ...
     return place, row
 
 
-def _configurations(folder: Path) -> str:
+def _configurations(splits: Sequence[str]) -> str:
     """The header by which `datasets` keeps splits of different columns apart."""
     lines = ["---", "configs:"]
-    for name, splits in (("sft", ("sft", "dev")), ("rl", ("rl",))):
-        there = [split for split in splits if next(folder.glob(f"data/{split}-*.parquet"), None)]
+    for name, held in (("sft", ("sft", "dev")), ("rl", ("rl",))):
+        there = [split for split in held if split in splits]
         if there:
             lines += [f"- config_name: {name}", "  data_files:"]
             lines += [f"  - split: {split}\n    path: data/{split}-*.parquet" for split in there]

@@ -7,6 +7,7 @@ neither for an `ability` nor for what stands in `extra_info`; ReasonRank publish
 """
 
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,16 @@ LACKS = (
 _NEEDED = ("prompt", "initial_list", "final_list", "relevant_docids", "dataset")
 
 
-def write(rows: Outgoing, folder: Path, splits: tuple[str, ...], form: Form) -> dict[str, int]:
-    """One {split}.parquet; returns rows written, and rows left out by reason."""
+def write(rows: Outgoing, folder: Path, form: Form) -> dict[str, int]:
+    """One {split}.parquet; returns rows written by split, and left out by reason."""
     counts: Counter[str] = Counter()
-    for split in (name for name in splits if rows.parts([name])):
-        index = 0
-        with ParquetFile(folder / f"{split}.parquet") as file:
-            for part in rows.parts([split]):
-                for frame in part.chunks():
-                    made, left_out = with_prompts(with_lists(frame), form, responses=False)
-                    file.write(_columns(made, index))
-                    index += made.height
-                    counts.update(left_out)
-        counts[split] += index
+    with ExitStack() as stack:
+        files = {split: stack.enter_context(ParquetFile(folder / f"{split}.parquet")) for split in rows.splits}
+        for split, frame in rows.by("split"):
+            made, left_out = with_prompts(with_lists(frame), form, responses=False)
+            files[split].write(_columns(made, counts[split]))
+            counts[split] += made.height
+            counts.update(left_out)
     return dict(counts)
 
 
