@@ -58,6 +58,27 @@ def test_an_id_with_two_texts_keeps_both_and_hashes_the_same_in_any_order(tmp_pa
     assert read_benchmarks([], [two], hub=False).sha256 != found.sha256
 
 
+def test_a_passages_file_beside_the_queries_brings_passages_as_they_are_read(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "sets" / "biology", query("1", "Why do cells divide?"))
+    lines = [{"docid": "d1", "title": "Cells", "text": "They grow."}, {"docid": "d2", "text": "No title."}]
+    (folder / "passages.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = read_benchmarks([], [tmp_path / "sets"], hub=False)
+    assert found.items.select("qid", "unit", "text").rows() == [
+        ("d1", "passage", "Cells. They grow."),
+        ("d2", "passage", "No title."),
+        ("1", "query", "Why do cells divide?"),
+    ]
+    assert found.notes["queries_by_benchmark"] == {"sets/biology": 1}
+    assert found.notes["passages_by_benchmark"] == {"sets/biology": 2}
+
+
+def test_a_bad_passage_is_named_with_file_and_line(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "bench", query("1", "Good?"))
+    (folder / "passages.jsonl").write_text('{"docid": "d1", "text": "Good."}\n{"qid": "d2", "text": "No docid."}\n')
+    with pytest.raises(BenchmarkError, match=r"passages\.jsonl:2: not a JSON object \(UTF-8\) with docid and text"):
+        read_benchmarks([], [folder], hub=False)
+
+
 @pytest.mark.parametrize(
     "line",
     [

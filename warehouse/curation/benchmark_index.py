@@ -81,8 +81,7 @@ class BenchmarkIndex:
             return FOUND.to_frame()
         hits = pl.concat(in_pieces(texts, self._piece))
         runs = self._compared(texts, hits)
-        similar = self._similar(texts, near).join(runs, on=["text", "item"], how="anti")
-        return pl.concat([runs, similar]).sort("text", "item")
+        return pl.concat([runs, self._similar(texts, near, runs)]).sort("text", "item")
 
     def _postings(self, length: int, items: Places) -> _Postings:
         def piece(first: int, words: Words) -> tuple[Hashes, Places]:
@@ -140,13 +139,15 @@ class BenchmarkIndex:
             )
         )
 
-    def _similar(self, texts: pl.Series, near: float) -> pl.DataFrame:
+    def _similar(self, texts: pl.Series, near: float, known: pl.DataFrame) -> pl.DataFrame:
+        """FOUND for near copies that are not `known` already."""
         pairs = near_pairs_between(texts, self._words.gather(self._long), near)
-        if pairs.is_empty():
+        items = pl.Series(self._long[pairs["right"].to_numpy()], dtype=pl.Int64)
+        sides = pairs.select(text="left", item=items, similarity="similarity").join(
+            known, on=["text", "item"], how="anti"
+        )
+        if sides.is_empty():
             return FOUND.to_frame()
-        sides = pairs.select(
-            text="left", item=pl.Series(self._long[pairs["right"].to_numpy()]), similarity="similarity"
-        )  # fmt: skip
         sides = sides.with_columns(
             mine=normalised(texts.gather(sides["text"].to_numpy())), theirs=self._words.gather(sides["item"].to_numpy())
         ).filter(pl.col("mine").str.count_matches(" ", literal=True) >= NGRAM - 1)

@@ -19,6 +19,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from warehouse.curation.contamination import CONTAMINATION, OverlapPolicy, contamination
+from warehouse.curation.contents import CONTENTS, ContentsPolicy, contents
 from warehouse.curation.duplicates import DUPLICATES, DuplicatePolicy, duplicates
 from warehouse.curation.filters import DECISIONS, REJECTED, Filter, Lists
 from warehouse.curation.licences import LICENCES, LicencePolicy, licences, read_policy
@@ -44,6 +45,7 @@ class ReleaseSettings(BaseModel):
     licences: LicencePolicy = Field(
         default_factory=read_policy, description="Licences that may be trained on and published: a file, or `default`."
     )
+    contents: ContentsPolicy = Field(ContentsPolicy(), description="What is done about each fault of a text.")
     duplicates: DuplicatePolicy = Field(DuplicatePolicy(), description="What counts as a copy, and which one stays.")
     overlap: OverlapPolicy = Field(OverlapPolicy(), description="How lists are kept away from benchmarks.")
 
@@ -87,6 +89,7 @@ def pipeline(
         *([] if taken_back is None or taken_back.is_empty() else [(RETRACTED, retracted(taken_back))]),
         (STRUCTURE, structure(settings.structure)),
         (LICENCES, licences(settings.licences)),
+        (CONTENTS, contents(settings.contents)),
         (DUPLICATES, duplicates(settings.duplicates)),
         (CONTAMINATION, contamination(settings.overlap, never)),
     ]
@@ -130,7 +133,9 @@ def _held(lists: Lists) -> Lists:
 def _named(lists: Lists, settings: ReleaseSettings) -> pl.DataFrame:
     """Rows with content_sha256, the row_id that it begins with, and a split; in row_id order."""
     hashed = lists.passages.with_columns(digest=sha256_of(lists.passages["text"]))
-    content = digests(whole_rows(lists.rows, hashed, "digest"), hashed=True)["content_sha256"]
+    numbered = lists.rows.with_row_index("row_id").with_columns(pl.col("row_id").cast(pl.String))
+    told = digests(whole_rows(numbered, hashed, "digest"), hashed=True)
+    content = told.sort(pl.col("row_id").cast(pl.Int64))["content_sha256"]
     named = lists.rows.with_columns(
         content_sha256=content, row_id=content.str.slice(0, ROW_ID_DIGITS), split=splits(lists.rows, settings)
     )  # fmt: skip

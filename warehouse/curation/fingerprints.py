@@ -99,12 +99,12 @@ def spans(words: Words, length: int, whole_if_shorter: bool = False) -> Spans:
     return Spans(mixed(_between(_prefix(words.hashes, 1), starts, stops, 1)), offsets)
 
 
-def in_pieces(texts: pl.Series, work: Callable[[int, Words], T]) -> list[T]:
+def in_pieces(texts: pl.Series, work: Callable[[int, Words], T], piece_bytes: int = PIECE_BYTES) -> list[T]:
     """`work(first, words)` for pieces of `texts`, in order; `first` is the place of the piece's first text.
 
     Pieces run in threads (numpy lets go of the interpreter), and what they give does not depend on how many.
     """
-    sizes = texts.str.len_bytes().fill_null(0).cum_sum() // PIECE_BYTES
+    sizes = texts.str.len_bytes().fill_null(0).cum_sum() // piece_bytes
     firsts = [0, *(sizes.diff().fill_null(0) > 0).arg_true().to_list(), len(texts)]
     bounds = [(first, stop) for first, stop in pairwise(firsts) if stop > first]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
@@ -123,7 +123,7 @@ def _letters() -> npt.NDArray[np.uint8]:
 _LETTERS = _letters()
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _powers(base: int, bits: int) -> tuple[Hashes, Hashes]:
     """base^i and base^-i modulo 2^64 for i below 2^bits."""
     inverse = pow(_BASES[base], -1, 1 << 64)
