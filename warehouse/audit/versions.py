@@ -11,6 +11,7 @@ again, so a reason is the one that counted at the time.
 Deliberately absent: tables at two snapshots (snapshots.py).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,9 +183,8 @@ def _reasons(rows: pl.DataFrame, why: str | pl.Expr, detail: str | pl.Expr) -> p
 
 
 def _taken_back(lake: Lake, entry: dict[str, Any], rows: pl.DataFrame) -> pl.DataFrame:
-    if entry["retraction"] is None:
-        return pl.DataFrame(schema=REASON)
-    marks = lake.read("retraction_marks", {"retraction": entry["retraction"], "unit": "row"})
+    made = list(_retractions(lake, entry))
+    marks = lake.read("retraction_marks", {"unit": "row"}).filter(pl.col("retraction").is_in(made))
     told = marks.join(lake.read("retractions"), on="retraction").select(row_id="id", detail=_retraction_words())
     return _reasons(rows.join(told.unique("row_id"), on="row_id"), RETRACTED, pl.col("detail"))
 
@@ -231,11 +231,22 @@ def _decided(lake: Lake, entry: dict[str, Any]) -> list[pl.DataFrame]:
     ]
 
 
+def _retractions(lake: Lake, entry: dict[str, Any]) -> Iterator[str]:
+    """The retractions that took rows out of a release and out of those that it was made from."""
+    while entry["parent"] is not None:
+        yield entry["retraction"]
+        entry = _parent(lake, entry)
+
+
 def _curated(lake: Lake, entry: dict[str, Any]) -> str:
     """The release that filters made: a release made by taking rows out of another one had that one's decisions."""
     while entry["parent"] is not None and lake.read("decisions", {"release": entry["release"]}, ["release"]).is_empty():
-        entry = lake.read("releases", {"release": entry["parent"]}).row(0, named=True)
+        entry = _parent(lake, entry)
     return str(entry["release"])
+
+
+def _parent(lake: Lake, entry: dict[str, Any]) -> dict[str, Any]:
+    return lake.read("releases", {"release": entry["parent"]}).row(0, named=True)
 
 
 def _never_ranked(lake: Lake, entry: dict[str, Any], rows: pl.DataFrame) -> pl.DataFrame:
