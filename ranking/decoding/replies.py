@@ -1,6 +1,7 @@
 """What a model's words, or its logits, mean as a `Reply`; what is malformed keeps the order shown and is named.
 
     read_order(call, text, think)                      # [2] > [1] > [3]                   Task.ORDER
+    read_list(call, text)                              # the same without tags, as a teacher replies
     read_pick(call, text, think)                       # [2]                               Task.BEST and Task.WORST
     read_first_token(call, logprobs)                   # A 0.7, C 0.2, B 0.1               Task.FIRST_TOKEN
     read_grade(call, logprobs, {"0": 0, ..., "4": 4})  # expected grade                    Task.SCORE
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ranking.decoding.calls import Call, Reply, Task
-from ranking.parsing import Fault, parse_answer, parse_ids, recover_order
+from ranking.parsing import Answer, Fault, parse_answer, parse_ids, parse_ranking, recover_order
 
 LETTERS = string.ascii_uppercase
 UNLISTED = "unlisted"
@@ -39,9 +40,16 @@ class Mass:
 
 def read_order(call: Call, text: str, think: bool = True) -> Reply:
     """A permutation of the passages shown; of a malformed one what can be recovered, then the order shown."""
-    count = len(call.positions)
-    answer = parse_answer(text, count, think)
-    order = recover_order(text, count) if answer.order is None else answer.order
+    return _ordered(call, text, parse_answer(text, len(call.positions), think))
+
+
+def read_list(call: Call, text: str) -> Reply:
+    """A bare permutation without tags; of a malformed one what can be recovered, then the order shown."""
+    return _ordered(call, text, parse_ranking(text, len(call.positions)))
+
+
+def _ordered(call: Call, text: str, answer: Answer) -> Reply:
+    order = recover_order(text, len(call.positions)) if answer.order is None else answer.order
     return Reply(tuple(call.positions[place] for place in order), fault=answer.fault)
 
 

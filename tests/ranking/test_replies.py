@@ -13,6 +13,7 @@ from ranking.decoding.replies import (
     expected,
     read_first_token,
     read_grade,
+    read_list,
     read_order,
     read_pick,
     read_said_score,
@@ -45,6 +46,12 @@ def test_of_a_malformed_order_what_was_named_comes_first_and_the_rest_as_shown(
     text: str, order: tuple[int, ...], fault: str
 ) -> None:
     assert read_order(Call(SHOWN), text) == Reply(order, fault=fault)
+
+
+def test_a_bare_list_is_read_without_tags() -> None:
+    assert read_list(Call(SHOWN), "[2] > [1] > [3]") == Reply((7, 40, 12))
+    assert read_list(Call(SHOWN), "I say [3] > [1]") == Reply((12, 40, 7), fault="list")
+    assert read_list(Call(SHOWN), "") == Reply(SHOWN, fault="list")
 
 
 @pytest.mark.parametrize(
