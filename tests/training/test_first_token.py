@@ -1,0 +1,74 @@
+"""One forward pass a prompt: the probabilities are the model's own, and do not depend on the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ranking.decoding.calls import Reply, Task
+from ranking.decoding.desk import Ticket, decode_all
+from ranking.decoding.listwise import sliding_window
+from ranking.decoding.pointwise import pointwise
+from ranking.decoding.replies import LETTERS, read_first_token, read_grade
+from training.first_token import FirstToken, SeveralTokensError
+from training.jobs import ModelRef
+
+PROMPTS = [[{"role": "user", "content": "Which is best? " + "moon " * length}] for length in (1, 9, 30)]
+
+
+@pytest.fixture(scope="module")
+def model(tiny: ModelRef) -> Any:
+    from pathlib import Path
+
+    from training.student import load_student
+
+    return load_student(Path(tiny.path), device="cpu")
+
+
+def test_the_probabilities_are_those_of_the_whole_vocabulary_after_the_opening(model: Any, tokenizer: Any) -> None:
+    import torch
+
+    scorer = FirstToken(model, tokenizer, "ABC", opening="<answer> [")
+    for number, logprobs in scorer.read(PROMPTS, batch=1):
+        text = tokenizer.apply_chat_template(PROMPTS[number], add_generation_prompt=True, tokenize=False)
+        ids = tokenizer.encode(text + "<answer> [", add_special_tokens=False, return_tensors="pt")
+        with torch.inference_mode():
+            whole = model(ids).logits[0, -1].float().log_softmax(-1)
+        expected = {letter: float(whole[tokenizer.convert_tokens_to_ids(letter)]) for letter in "ABC"}
+        assert logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_batch_says_what_each_prompt_says_alone(model: Any, tokenizer: Any) -> None:
+    scorer = FirstToken(model, tokenizer, ("yes", "no"))
+    alone, together = dict(scorer.read(PROMPTS, batch=1)), dict(scorer.read(PROMPTS, batch=3))
+    assert alone.keys() == together.keys() == {0, 1, 2}
+    for number, logprobs in alone.items():
+        assert together[number] == pytest.approx(logprobs, abs=1e-4)
+    assert alone[0] != alone[2]
+
+
+def test_what_is_no_single_token_is_refused_by_name(model: Any, tokenizer: Any) -> None:
+    with pytest.raises(SeveralTokensError, match="'unbelievably so' after '' is not one token"):
+        FirstToken(model, tokenizer, ("yes", "unbelievably so"))
+
+
+def test_a_local_model_orders_windows_by_one_token_and_scores_single_passages(model: Any, tokenizer: Any) -> None:
+    letters = FirstToken(model, tokenizer, LETTERS[:5])
+    yes_or_no = FirstToken(model, tokenizer, ("yes", "no"))
+
+    def reply_to(tickets: list[Ticket]) -> list[Reply]:
+        prompts = [[{"role": "user", "content": f"passages {ticket.call.positions}"}] for ticket in tickets]
+        single = tickets[0].call.task is Task.SCORE
+        found = dict((yes_or_no if single else letters).read(prompts))
+        return [
+            read_grade(t.call, found[n], {"yes": 1.0, "no": 0.0}) if single else read_first_token(t.call, found[n])
+            for n, t in enumerate(tickets)
+        ]
+
+    for decoder in (sliding_window(5, 2, task=Task.FIRST_TOKEN), pointwise()):
+        first = decode_all([9, 6], decoder, reply_to)
+        assert [sorted(made.order) for made in first] == [list(range(9)), list(range(6))]
+        assert decode_all([9, 6], decoder, reply_to) == first
+    scores = decode_all([6], pointwise(), reply_to)[0].scores
+    assert scores is not None and all(0.0 < score < 1.0 for score in scores)

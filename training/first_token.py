@@ -1,0 +1,69 @@
+"""The log probabilities of an answer's first token: one forward pass a prompt, nothing is written.
+
+    scorer = FirstToken(load_student(folder), tokenizer, tokens="ABCDEFGHIJKLMNOPQRST", opening="<answer> ")
+    for number, logprobs in scorer.read(prompts, batch=32):
+        reply = read_first_token(call, logprobs)              # a window ordered by one token (FIRST)
+
+    FirstToken(model, tokenizer, ("yes", "no"))               # scores of single passages: read_grade(call, logprobs, …)
+
+`opening` is what the answer has said before that token. Every one of `tokens` must be a single token there, or its
+logit would be that of a part of it. Deliberately absent: scores said in several tokens; those are written out.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+Messages = list[dict[str, str]]
+
+
+class SeveralTokensError(ValueError):
+    """A score or identifier that this tokenizer does not write as one token; the message names it."""
+
+
+class FirstToken:
+    """A model that is asked for the probabilities of one token."""
+
+    def __init__(self, model: Any, tokenizer: Any, tokens: Sequence[str], opening: str = "") -> None:
+        """Raises SeveralTokensError where one of `tokens` is not a single token after `opening`."""
+        self.model = model
+        self.tokenizer = tokenizer
+        self.opening: list[int] = tokenizer.encode(opening, add_special_tokens=False)
+        self.ids = {token: self._id(opening, token) for token in tokens}
+
+    def read(self, prompts: Sequence[Messages], batch: int = 32) -> Iterator[tuple[int, dict[str, float]]]:
+        """(prompt number, log probability of each token) of each prompt, longest prompts first."""
+        ids = [self._prompt(prompt) for prompt in prompts]
+        order = sorted(range(len(ids)), key=lambda number: -len(ids[number]))
+        for start in range(0, len(order), batch):
+            chunk = order[start : start + batch]
+            yield from zip(chunk, self._read_batch([ids[number] for number in chunk]), strict=True)
+
+    def _prompt(self, prompt: Messages) -> list[int]:
+        template = self.tokenizer.apply_chat_template
+        return [*template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False), *self.opening]
+
+    def _read_batch(self, prompts: Sequence[Sequence[int]]) -> list[dict[str, float]]:
+        import torch
+
+        width, pad = max(map(len, prompts)), self.tokenizer.pad_token_id
+        device = self.model.device
+        input_ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        # Unlike `generate`, a plain forward pass would count the padding as places.
+        places = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        wanted = torch.tensor(list(self.ids.values()), device=device)
+        with torch.inference_mode():
+            output = self.model(
+                input_ids=input_ids, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=1
+            )
+            logprobs = output.logits[:, -1].float().log_softmax(dim=-1)[:, wanted].tolist()
+        return [dict(zip(self.ids, row, strict=True)) for row in logprobs]
+
+    def _id(self, opening: str, token: str) -> int:
+        together: list[int] = self.tokenizer.encode(opening + token, add_special_tokens=False)
+        if len(together) != len(self.opening) + 1 or together[:-1] != self.opening:
+            raise SeveralTokensError(
+                f"{token!r} after {opening!r} is not one token of this model. Choose identifiers or grades that are, "
+                f"or end the opening elsewhere."
+            )
+        return together[-1]
