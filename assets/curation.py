@@ -80,7 +80,7 @@ def data_quality_report(context: dg.AssetExecutionContext, factory: Factory) -> 
         path = write_report(factory.settings.reports / "data_quality.html", "data_quality.html.j2", values)
         return {"data_quality_report": Made(_of_release(known), links={"report": str(path)})}
 
-    settings = {"ledger": _ledger_sha256(factory), "quality": suites.newest_states(factory.lake), "page": 3}
+    settings = {"ledger": _ledger_sha256(factory), "quality": suites.newest_states(factory.lake), "page": 4}
     reads = [("training_set", own(WHOLE))]
     yield from produce(context, factory, Step(("data_quality_report",), WHOLE, settings, work, reads))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -194,8 +195,27 @@ def test_data_docs_keep_the_validations_of_the_past(history: dict) -> None:
     for results in (history["sound"], history["faulty"]):
         for page in results["docs"].unique():
             assert (docs / page).is_file()
-    assert "queries" in (docs / "index.html").read_text("utf-8")
+    index = (docs / "index.html").read_text("utf-8")
+    for page in {*history["sound"]["docs"], *history["faulty"]["docs"]}:
+        assert f'href="{page}"' in index
     assert set(history["sound"]["docs"]).isdisjoint(history["faulty"]["docs"])
+
+
+def test_data_docs_ask_no_other_host_and_hold_every_expectation(history: dict) -> None:
+    docs = history["folder"] / DATA_DOCS
+    pages = [path for path in docs.rglob("*.html") if "static" not in path.parts]
+    assert len(pages) > 20
+    for path in pages:
+        text = path.read_text("utf-8")
+        assert (
+            re.findall(r"""(?:src|href)=["']?(?:https?:)?//|<script|@import|url\(['"]?http|amazonaws""", text) == []
+        ), path
+        assert 'name="viewport"' in text
+    page = docs / history["faulty"].filter(suite="queries")["docs"][0]
+    suite = next(suite for suite in suites.suites() if suite.name == "queries")
+    assert page.read_text("utf-8").count("Failed") >= 1
+    for column in {expected.arguments["column"] for expected in suite.expect if "column" in expected.arguments}:
+        assert column in page.read_text("utf-8")
 
 
 def test_the_newest_results_are_those_of_the_last_validation(history: dict) -> None:

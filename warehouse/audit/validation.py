@@ -15,13 +15,14 @@ from typing import Any
 
 import polars as pl
 
+from warehouse.audit.data_docs import enter_history, keep_to_itself
 from warehouse.audit.suites import SHOWN, Suite, suites
 
 STORES = {
-    "expectations_store": ("ExpectationsStore", "suites"),
-    "validation_results_store": ("ValidationResultsStore", "validations"),
-    "checkpoint_store": ("CheckpointStore", None),
-    "validation_definition_store": ("ValidationDefinitionStore", None),
+    "expectations_store": "ExpectationsStore",
+    "validation_results_store": "ValidationResultsStore",
+    "checkpoint_store": "CheckpointStore",
+    "validation_definition_store": "ValidationDefinitionStore",
 }
 
 
@@ -38,6 +39,7 @@ def validate(folder: Path, docs: Path, name: str) -> list[dict[str, Any]]:
     run = RunIdentifier(run_name=name)
     results: list[dict[str, Any]] = []
     pages: list[Any] = []
+    history: list[dict[str, Any]] = []
     for suite in suites():
         file = folder / f"{suite.name}.parquet"
         if file.is_file():
@@ -46,8 +48,18 @@ def validate(folder: Path, docs: Path, name: str) -> list[dict[str, Any]]:
             page = _page(suite.name, judged)
             about = ExpectationSuiteIdentifier(name=suite.name)
             pages += [about, ValidationResultIdentifier(about, judged.meta["run_id"], f"lake-{suite.name}")]
+            history.append(
+                {
+                    "suite": suite.name, "release": name, "moment": run.run_time.isoformat(), "page": page,
+                    "rows": rows.height, "expectations": len(judged.results),
+                    "failed": sum(not found.success for found in judged.results),
+                }
+            )  # fmt: skip
             results += [_result(suite, place, found, rows.height, page) for place, found in _placed(judged)]
-    context.build_data_docs(resource_identifiers=pages)  # pages of the past stand; only the index is made again
+    context.build_data_docs(resource_identifiers=pages, build_index=False)
+    for path in {f"expectations/{row['suite']}.html" for row in results} | {row["docs"] for row in results}:
+        keep_to_itself(docs, docs / path)
+    enter_history(docs, history)
     return results
 
 
@@ -56,14 +68,9 @@ def _context(docs: Path) -> Any:
     import great_expectations as gx
     from great_expectations.data_context.types.base import DataContextConfig
 
-    def files(part: str) -> dict[str, str]:
-        return {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs / part)}
-
+    # Nothing but pages is kept: the results go into the lake, the history of pages into history.json.
     memory = {"class_name": "InMemoryStoreBackend"}
-    stores = {
-        name: {"class_name": kind, "store_backend": files(f"store/{part}") if part else memory}
-        for name, (kind, part) in STORES.items()
-    }
+    stores = {name: {"class_name": kind, "store_backend": memory} for name, kind in STORES.items()}
     config = DataContextConfig(
         config_version=4.0,
         analytics_enabled=False,
