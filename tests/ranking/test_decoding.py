@@ -317,6 +317,36 @@ def test_a_query_goes_on_though_another_waits_for_ever() -> None:
     assert [ticket.query for ticket in desk.take()] == [0]
 
 
+def makespan(counts: list[int], decoder: Decoder, in_flight: int) -> tuple[int, int]:
+    """(time, ideal) in calls of one length: at every tick all free hands take what has waited longest."""
+    desk, time = Desk(counts, decoder), 0
+    while not desk.done:
+        for ticket in desk.take(in_flight):
+            desk.put(ticket, Reply(ticket.call.positions, 0.0))
+        time += 1
+    return time, max(max(desk.rounds), math.ceil(desk.calls / in_flight))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "calls"),
+    [
+        (sliding_window(20, 10), 9),
+        (sliding_window(20, 10, passes=2), 18),
+        (heapsort(19, 10), 19),
+        (random_groups(20, repeats=3), 15),
+        (cascade(random_groups(20), sliding_window(10, 5), keep=20), 8),
+        (pointwise(), 100),
+        (elimination(20), 99),
+    ],
+)
+def test_a_hundred_queries_over_sixty_four_hands_take_the_ideal_time_or_one_call_more(
+    decoder: Decoder, calls: int
+) -> None:
+    time, ideal = makespan([100] * 100, decoder, 64)
+    assert ideal == math.ceil(100 * calls / 64)
+    assert ideal <= time <= ideal + 1
+
+
 def test_what_has_waited_longest_is_taken_first_and_nothing_twice() -> None:
     desk = Desk([3, 3, 3], pointwise())
     assert [(t.query, t.place) for t in desk.take(4)] == [(0, 0), (0, 1), (0, 2), (1, 0)]
