@@ -111,7 +111,7 @@ def test_an_audit_prints_faults_with_their_places_and_writes_page_and_lake(tmp_p
     result = rankmill(*words)
     assert result.exit_code == 0, result.output
     assert "32 lists, 30 of them without a fault" in result.output
-    assert "training_data_all.jsonl:5" in result.output and "all_relevant" in result.output
+    assert "training_data_all.jsonl:5 measured 8, bound 8" in result.output and "all_relevant" in result.output
     assert "training_data_all.jsonl:8" in result.output and "contaminated" in result.output
     assert "training_data_all.jsonl:8" in page.read_text("utf-8")
     told = json.loads(rankmill(*words, "--json").output)

@@ -117,15 +117,17 @@ def summary(audited: Audit) -> dict[str, Any]:
 
 
 def reasons(audited: Audit) -> list[dict[str, Any]]:
-    """By filter and reason, most lists first: outcome, lists, what to do, and the first places."""
-    faults = audited.faults()
+    """By filter and reason, rejections and most lists first: outcome, lists, what to do, and the first places."""
+    value, bound = (pl.col(name).round(3).cast(pl.String).str.strip_suffix(".0") for name in ("value", "threshold"))
+    measured = pl.format("measured {}, bound {}", value, bound)
+    faults = audited.faults().with_columns(pl.coalesce("detail", measured))
     grouped = (
         faults.group_by("filter", "reason", "outcome", maintain_order=True)
         .agg(
             lists=pl.col("ranking_id").n_unique(),
             examples=pl.struct(place="ranking_id", detail="detail").head(EXAMPLES),
         )
-        .sort("lists", "filter", "reason", descending=[True, False, False])
+        .sort(pl.col("outcome") != REJECTED, "lists", "filter", "reason", descending=[False, True, False, False])
     )
     return [{**row, "remedy": REASONS.get(row["reason"], "")} for row in grouped.iter_rows(named=True)]
 
