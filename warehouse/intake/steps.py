@@ -31,9 +31,7 @@ def source_step(active: Active, seed: int) -> Step:
         frames = {
             "queries": tables.queries,
             "passages": tables.passages,
-            "human_judgements": tables.judgements.with_columns(
-                role=pl.lit("qrels"), judge=pl.lit(judge)
-            ),
+            "human_judgements": tables.judgements.with_columns(role=pl.lit("qrels"), judge=pl.lit(judge)),
         }
         counts = tables.notes["counts"]
         made = {}
