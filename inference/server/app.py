@@ -118,10 +118,13 @@ class RerankServer:
     async def _around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The key before everything, every refusal as JSON, and a count of all that ends."""
         path = request.path if request.path in PATHS else "other"
-        status = 499
+        status = 500  # a defect, which aiohttp logs and answers
         try:
             response = await self._answered(request, handler)
             status = response.status
+        except (asyncio.CancelledError, ConnectionError):
+            status = 499
+            raise
         finally:
             self.figures.requests.labels(path, str(status)).inc()
         return response
@@ -133,6 +136,8 @@ class RerankServer:
             return await handler(request)
         except BadBody as error:
             return refusal(error.status, str(error))
+        except web.RequestPayloadError as error:
+            return refusal(400, f"the body cannot be read: {error}")
         except ListRefused as error:
             return refusal(422, f"the model cannot read this list: {error}. Send shorter texts, or fewer.")
         except Busy as error:

@@ -157,6 +157,27 @@ def test_a_body_that_does_not_come_gives_its_place_back() -> None:
         assert slow.app.desk.requests == 0 and slow.app.desk.size == 0
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Content-Length: 1000\r\n\r\n{",
+        b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{",
+        b"Content-Length: -5\r\n\r\n{}",
+        b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+    ],
+)
+def test_a_body_that_breaks_off_or_is_framed_wrongly_costs_the_server_nothing(server: Served, content: bytes) -> None:
+    host, port = urlsplit(server.url).netloc.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\n" + content)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1000)[:12] in (b"", b"HTTP/1.1 400")
+    until(lambda: server.app.desk.requests == 0 and server.app.desk.size == 0)
+    assert server.figure("requests_total", path="/v1/rerank", status="500") == 0
+    assert server.ask()[0] == 200
+
+
 def test_before_the_model_is_loaded_a_request_is_told_to_come_again() -> None:
     with serving_reranker("--load", "1.0", wait=False) as early:
         status, body, headers = early.ask()
