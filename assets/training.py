@@ -14,7 +14,7 @@ from assets.resources import Factory
 from ranking.prompts import load_template
 from training.jobs import ModelRef, RlJob, SftJob, TrainResult, base_model, finished
 from training.recipes import Recipe
-from warehouse.curation.releases import export_rows
+from warehouse.curation.releases import export_rows, known_release
 from warehouse.lake import Replace
 from warehouse.ledger import WHOLE, Product, latest
 from warehouse.models import left_out_rows, model_row, newest_model
@@ -76,28 +76,32 @@ def rl_model(
 def _identity(factory: Factory, recipe: Recipe, seams: Sequence[str]) -> dict[str, Any]:
     """What shapes a checkpoint beside the weights and rows it starts from."""
     template = load_template(recipe.contract.template).sha256
-    return {"recipe": recipe.sha256_of(*seams), "template": template, "seed": factory.settings.profile.seed}
+    shaped_by = {"recipe": recipe.sha256_of(*seams), "template": template, "seed": factory.settings.profile.seed}
+    chosen = factory.settings.release
+    return shaped_by if chosen is None else {**shaped_by, "release": known_release(factory.lake, chosen)}
 
 
 def _common(shop: Shop, factory: Factory, recipe: Recipe) -> dict[str, Any]:
     settings = factory.settings
     return {
         "recipe": recipe,
-        "release": _release(shop),
+        "release": _release(shop, factory),
         "output": settings.models / recipe.name,
         "cache": settings.models / "base",
         "seed": settings.profile.seed,
     }
 
 
-def _release(shop: Shop) -> str:
+def _release(shop: Shop, factory: Factory) -> str:
+    if factory.settings.release is not None:
+        return known_release(shop.lake, factory.settings.release)
     made = latest(shop.lake, "training_set")
     assert made is not None  # produce has looked it up
     return str(made.figures["release"])
 
 
 def _rows(shop: Shop, factory: Factory) -> Path:
-    return export_rows(shop.lake, _release(shop), factory.releases)
+    return export_rows(shop.lake, _release(shop, factory), factory.releases)
 
 
 def _train(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, job: SftJob | RlJob, home: Path) -> Made:

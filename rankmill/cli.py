@@ -37,6 +37,12 @@ def run(
         list[str] | None,
         typer.Option("--recipe", help="Recipe to train and evaluate. Repeatable. [default: reasonrank]"),
     ] = None,
+    release: Annotated[
+        str | None,
+        typer.Option(
+            "--release", help="Train on this past release (a beginning of its hash) in place of making a new one."
+        ),
+    ] = None,
     budget_usd: BudgetUsd = None,
     profile: ProfileName = None,
     home: Home = None,
@@ -46,7 +52,7 @@ def run(
     Can be stopped and run again at any time: what is done is not done twice, and no answer is paid for twice.
     """
     with plain_errors():
-        environment(profile, home, RANKMILL_BUDGET_USD=budget_usd)
+        environment(profile, home, RANKMILL_BUDGET_USD=budget_usd, RANKMILL_RELEASE=release)
         from rich.console import Console
 
         from rankmill.activation import activate
@@ -60,6 +66,8 @@ def run(
         chosen = recipe or ["reasonrank"]
         if unknown := [name for name in chosen if name not in known]:
             raise SettingsError(f"there is no recipe {unknown[0]!r}. Recipes: {', '.join(known)}.")
+        if settings.release is not None:
+            _tell_release(settings)
         prepare_home(settings)
         activate(settings, sources, limit, benchmarks)
         console = Console(stderr=True)
@@ -175,6 +183,19 @@ for _command in (
     cli_audit.retract,
 ):
     app.command()(_command)
+
+
+def _tell_release(settings: Any) -> None:
+    """Refuse a release that does not exist before anything is done, and say where one was retracted."""
+    from rankmill.cli_lake import open_lake
+    from warehouse.audit.versions import releases
+    from warehouse.curation.releases import known_release
+
+    lake = open_lake()
+    name = known_release(lake, settings.release)
+    row = next(row for row in releases(lake).iter_rows(named=True) if row["release"] == name)
+    for why in row["retracted"]:
+        typer.echo(f"warning: release {name[:12]} was retracted ({why})", err=True)
 
 
 def _show_domains(settings: Any) -> None:

@@ -51,9 +51,13 @@ def run_graph(settings: Settings, recipes: Sequence[str], console: Console) -> N
         with dg.DagsterInstance.get() as instance:
             _end_dead_runs(instance)
             _match_partitions(instance, active)
-            plan: list[tuple[str, str | None, str]] = [
+            # A past release is trained on as it is: nothing before it is made again.
+            before: list[tuple[str, str | None, str]] = [
                 *(("label_domain", domain, domain) for domain in active),
                 ("release_training_set", None, "all domains"),
+            ]
+            plan = [
+                *(before if settings.release is None else []),
                 *(("train_and_evaluate", recipe, recipe) for recipe in recipes),
                 ("rank_models", None, "all recipes"),
             ]

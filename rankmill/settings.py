@@ -96,6 +96,9 @@ class Settings(BaseSettings):
         None, validation_alias="PREFECT_API_URL", description="A Prefect server that shows campaigns."
     )
 
+    release: str | None = Field(
+        None, description="A past release to train on in place of the newest: its hash or a beginning of it."
+    )
     lake_catalog: str | None = Field(
         None, description="A PostgreSQL catalog in place of the home's own: postgres:dbname=… host=… user=…."
     )
@@ -131,6 +134,8 @@ class Settings(BaseSettings):
         for name, value in (("BUDGET_USD", self.budget_usd), ("BUDGET_TOKENS", self.budget_tokens)):
             if value is not None:
                 chosen[f"RANKMILL_{name}"] = str(value)
+        if self.release is not None:
+            chosen["RANKMILL_RELEASE"] = self.release
         return {**chosen, "DAGSTER_HOME": str(self.dagster_home)}
 
     @property
