@@ -90,8 +90,8 @@ def label(
 ) -> Label:
     """Answers to all questions, bought or from the store, and their rows for the lake's `exchanges`.
 
-    Raises BudgetExceeded, EndpointDown, EndpointRefused, MostlyErrors, UnknownPrice and VllmUnusable; whatever was
-    bought by then is stored.
+    Raises BudgetExceeded, EndpointDown, EndpointRefused (by its kind), MostlyErrors, UnknownPrice, StoreUnusable and
+    VllmUnusable; whatever was bought by then is stored.
     """
     last: list[Progress] = []
     with ExchangeStore(home.store) as store, ExitStack() as during:
@@ -192,6 +192,7 @@ async def _as_flow(
 
         @task(
             name="label-chunk",
+            task_run_name="questions {first} to {last}",
             retries=2,
             retry_delay_seconds=5,
             retry_condition_fn=_may_help,

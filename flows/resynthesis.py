@@ -78,7 +78,8 @@ def label_all(mill: Mill, planned: Sequence[Planned], tell: Tell) -> dict[str, l
         return _label_all(mill, planned, tell)
     from prefect import flow
 
-    as_flow = flow(name="resynthesize", persist_result=False, validate_parameters=False)(_label_all)
+    name = f"label {', '.join(mill.domains)}"[:200]
+    as_flow = flow(name="resynthesize", flow_run_name=name, persist_result=False, validate_parameters=False)(_label_all)
     return as_flow(mill, planned, tell)
 
 

@@ -48,7 +48,7 @@ def test_a_full_disk_stops_a_run_by_its_name_and_what_was_kept_is_not_bought_aga
     pragma(store, f"max_page_count = {pragma(store, 'page_count') + 60}")
     with running_standin() as server:
         with pytest.raises(StoreUnusable, match=r"full.*disk has room"):
-            ask_all(engine_for(server), requests)
+            ask_all(engine_for(server, max_in_flight=4), requests)
         kept = store.clerk.submit(
             lambda con: con.execute("SELECT count(*) FROM exchanges").fetchone()[0], False
         ).result()
