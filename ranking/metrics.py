@@ -67,9 +67,9 @@ def evaluate(
     best_row = best["row"].to_numpy()
     ideal = Hits(best_row, _place(best_row) + 1, best["grade"].to_numpy().astype(np.float64))
     hits = _hits_of_frame(found, judged)
+    values = _values(asked, hits, ideal, queries.height)
     return queries.select(keys).with_columns(
-        pl.Series(measure, _value(name, k, hits, ideal, queries.height), dtype=pl.Float64)
-        for measure, (name, k) in zip(measures, asked, strict=True)
+        pl.Series(measure, value, dtype=pl.Float64) for measure, value in zip(measures, values, strict=True)
     )
 
 
@@ -102,10 +102,11 @@ def evaluate_arrays(
         return numbers[rows]
 
     hits = _hits(score, grade, precedence)
-    best = -np.sort(-every, axis=1)
-    row, place = np.nonzero(best > 0)
-    ideal = Hits(row, place + 1, best[row, place].astype(np.float64))
-    return {m: _value(name, k, hits, ideal, len(score)) for m, (name, k) in zip(measures, asked, strict=True)}
+    best = np.sort(every, axis=1)[:, ::-1].reshape(-1)
+    at = np.flatnonzero(best > 0)
+    row, place = np.divmod(at, max(1, every.shape[1]))
+    ideal = Hits(row, place + 1, best[at].astype(np.float64))
+    return dict(zip(measures, _values(asked, hits, ideal, len(score)), strict=True))
 
 
 def _parse(measure: str) -> tuple[str, int | None]:
@@ -209,7 +210,7 @@ def _hits(scores: NDArray[np.float32], grades: NDArray, precedence: Precedence) 
     for step in (1 << bit for bit in reversed(range(width.bit_length()))):  # a binary search of all at once
         further = above + step
         better = ranked.take(before + further, mode="clip") < value
-        np.copyto(above, further, where=better & (further <= width))
+        above += (better & (further <= width)) * step
     behind = row * width + np.minimum(above + 1, width - 1)
     tied = np.unique(row[(above + 1 < width) & (ranked[behind] == value)])
     if len(tied):
@@ -218,27 +219,33 @@ def _hits(scores: NDArray[np.float32], grades: NDArray, precedence: Precedence) 
         np.put_along_axis(places, order, np.arange(width)[None, :], axis=1)
         among = np.isin(row, tied)
         above[among] = places[np.searchsorted(tied, row[among]), at[among] % width]
-    best_first = np.argsort(row * width + above)
+    # Sorting numbers is twice as quick as sorting places, so each takes its own place along in its low bits.
+    bits = len(at).bit_length()
+    best_first = np.sort((row * width + above) << bits | np.arange(len(at))) & ((1 << bits) - 1)
     return Hits(row[best_first], above[best_first] + 1, grades.reshape(-1)[at[best_first]].astype(np.float64))
 
 
-def _value(name: str, k: int | None, hits: Hits, ideal: Hits, count: int) -> Floats:
-    """One measure of `count` queries; `ideal` holds all relevant documents by grade, falling."""
+def _values(asked: Sequence[tuple[str, int | None]], hits: Hits, ideal: Hits, count: int) -> list[Floats]:
+    """Measures of `count` queries; `ideal` holds all relevant documents by grade, falling."""
+    nth = _place(hits.row) + 1
+    relevant = np.bincount(ideal.row, minlength=count)
+    discount = np.log2(np.arange(max(hits.rank.max(initial=0), ideal.rank.max(initial=0)) + 1) + 1)
 
-    def total(of: Hits, weights: Floats | None = None) -> Floats:
+    def total(of: Hits, weights: Floats | None, k: int | None) -> Floats:
         kept = slice(None) if k is None else of.rank <= k
         return np.bincount(of.row[kept], None if weights is None else weights[kept], minlength=count).astype(np.float64)
 
-    if name == "nDCG":
-        discount = np.log2(np.arange(max(hits.rank.max(initial=0), ideal.rank.max(initial=0)) + 1) + 1)
-        gained = total(hits, hits.grade / discount[hits.rank])
-        return _share(gained, total(ideal, ideal.grade / discount[ideal.rank]))
-    if name == "P":
-        return total(hits) / float(k or 1)
-    if name == "RR":
-        return total(hits, (_place(hits.row) == 0) / hits.rank)
-    found = total(hits) if name == "R" else total(hits, (_place(hits.row) + 1) / hits.rank)
-    return _share(found, np.bincount(ideal.row, minlength=count).astype(np.float64))
+    def value(name: str, k: int | None) -> Floats:
+        if name == "nDCG":
+            gained = total(hits, hits.grade / discount[hits.rank], k)
+            return _share(gained, total(ideal, ideal.grade / discount[ideal.rank], k))
+        if name == "P":
+            return total(hits, None, k) / float(k or 1)
+        if name == "RR":
+            return total(hits, (nth == 1) / hits.rank, k)
+        return _share(total(hits, None if name == "R" else nth / hits.rank, k), relevant.astype(np.float64))
+
+    return [value(name, k) for name, k in asked]
 
 
 def _share(part: Floats, whole: Floats) -> Floats:
