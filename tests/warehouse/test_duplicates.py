@@ -19,14 +19,17 @@ from warehouse.curation.sketches import PAIRS, jaccards, near_pairs, near_pairs_
 from warehouse.curation.words import normalised, squeezed, words_of
 
 
-def shingles(text: str) -> set[tuple[str, ...]]:
-    found = words_of(text)
-    return {tuple(found[i : i + 3]) for i in range(max(1, len(found) - 2))} if found else set()
+def shingles(texts: list[str]) -> list[set[tuple[str, ...]]]:
+    found = [text.split() for text in normalised(pl.Series(texts))]
+    return [{tuple(one[i : i + 3]) for i in range(max(1, len(one) - 2))} if one else set() for one in found]
+
+
+def overlap(one: set[tuple[str, ...]], two: set[tuple[str, ...]]) -> float:
+    return len(one & two) / len(one | two) if one | two else 0.0
 
 
 def jaccard(left: str, right: str) -> float:
-    one, two = shingles(left), shingles(right)
-    return len(one & two) / len(one | two) if one | two else 0.0
+    return overlap(*shingles([left, right]))
 
 
 def asked(*texts: str, consistency: list[float] | None = None) -> Lists:
@@ -191,7 +194,7 @@ def test_every_planted_near_copy_among_5000_texts_is_found_and_nothing_else() ->
     draw = random.Random(3)
     texts = zipf_texts(4_000, 60, seed=5)
     texts += [near_copy(draw, text, draw.choice((0, 1, 1, 2, 3, 5, 8))) for text in texts[:1_000]]
-    sets = [shingles(text) for text in texts]
+    sets = shingles(texts)
     holders: dict[tuple[str, ...], list[int]] = {}
     for place, grams in enumerate(sets):
         for gram in grams:
@@ -219,10 +222,9 @@ def test_pairs_between_two_sides_are_those_of_the_true_jaccard() -> None:
     draw = random.Random(2)
     items = zipf_texts(300, 40, seed=1)
     texts = [near_copy(draw, item, draw.randrange(8)) for item in items[:200]] + zipf_texts(200, 40, seed=2)
-    expected = {
-        (a, b) for (a, text), (b, item) in itertools.product(enumerate(texts), enumerate(items))
-        if jaccard(text, item) >= 0.7
-    }  # fmt: skip
+    mine, theirs = shingles(texts), shingles(items)
+    every = itertools.product(range(len(texts)), range(len(items)))
+    expected = {(a, b) for a, b in every if overlap(mine[a], theirs[b]) >= 0.7}
     found = near_pairs_between(pl.Series(texts), pl.Series(items), 0.7)
     assert set(found.select("left", "right").rows()) == expected
     assert len(expected) > 50

@@ -75,13 +75,14 @@ class BenchmarkIndex:
                 self._runs[length] = self._postings(length, of_length)
         self._long = places[counts >= NGRAM]
 
-    def find(self, texts: pl.Series, near: float) -> pl.DataFrame:
-        """FOUND: every pair of a text and an item that a test catches, by place."""
+    def find(self, texts: pl.Series, near: float | None) -> pl.DataFrame:
+        """FOUND: every pair of a text and an item that a test catches, by place; without `near` two tests alone."""
         if texts.is_empty() or self.items.is_empty():
             return FOUND.to_frame()
         hits = pl.concat(in_pieces(texts, self._piece))
         runs = self._compared(texts, hits)
-        return pl.concat([runs, self._similar(texts, near, runs)]).sort("text", "item")
+        similar = [] if near is None else [self._similar(texts, near, runs)]
+        return pl.concat([runs, *similar]).sort("text", "item")
 
     def _postings(self, length: int, items: Places) -> _Postings:
         def piece(first: int, words: Words) -> tuple[Hashes, Places]:

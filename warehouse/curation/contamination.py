@@ -74,8 +74,7 @@ class OverlapPolicy(BaseModel):
         0.6,
         gt=0,
         le=1,
-        description="Jaccard of word 3-grams from which two texts of 13 words or more overlap. 0.6 is a copy with every "
-        "twelfth word changed, which shares no 13 words in a row.",
+        description="Jaccard of word 3-grams from which texts of 13 words or more overlap; 0.6 is a word in twelve.",
     )
     at_finding: Literal["reject", "stop"] = Field(
         "reject", description="Leave the lists out, or make no release at all until every finding is dealt with."

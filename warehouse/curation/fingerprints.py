@@ -29,8 +29,8 @@ Hashes = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
 T = TypeVar("T")
 
-PIECE_BYTES = 4 << 20
-"""Text hashed at once: a few arrays of 8 bytes a byte of it fit into a processor's cache no worse than more would."""
+PIECE_BYTES = 1 << 19
+"""Text hashed at once: a few arrays of 8 bytes for each byte of it should stay in a processor's cache."""
 _BASES = (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93)  # odd, so that they have an inverse modulo 2^64
 
 
@@ -66,23 +66,21 @@ class Spans:
 def hashed(texts: pl.Series) -> Words:
     """Word hashes of `texts`, all at once; `in_pieces` is for many."""
     ready = prepared(texts)
-    # One blank after each text: a word never reaches into the next one.
+    # A blank before all and one after each text: a word never reaches into the next one.
     ends = np.cumsum(ready.str.len_bytes().to_numpy().astype(np.int64) + 1)
-    joined = str(ready.str.join(" ").item()) + " " if len(ready) else ""
-    letters = _LETTERS[np.frombuffer(joined.encode(), dtype=np.uint8)]
-    is_letter = letters != 0
-    compact = letters[is_letter]
-    before = np.concatenate(([0], np.cumsum(is_letter, dtype=np.int64)))
-    edges = np.flatnonzero(np.diff(is_letter, prepend=False, append=False))
-    starts, stops = edges[0::2], edges[1::2]
-    offsets = np.concatenate(([0], np.searchsorted(starts, ends)))
-    prefix = _prefix(compact.astype(np.uint64), 0)
-    text_stops = before[ends]
-    text_starts = np.concatenate(([0], text_stops[:-1]))
+    raw = f" {ready.str.join(' ').item() or ''} ".encode()
+    is_letter = np.frombuffer(raw.translate(_IS_LETTER), dtype=np.uint8)
+    letters = np.frombuffer(raw.translate(_SMALL, _BETWEEN), dtype=np.uint8)
+    edges = np.flatnonzero(is_letter[1:] != is_letter[:-1])
+    offsets = np.concatenate(([0], np.searchsorted(edges[0::2], ends))).astype(np.int64)
+    # Words lie end to end in `letters`: where one stops, the next one starts.
+    bounds = np.concatenate(([0], np.cumsum(edges[1::2] - edges[0::2])))
+    prefix = _prefix(letters.astype(np.uint64), 0)
+    texts_bounds = bounds[offsets]
     return Words(
-        mixed(_between(prefix, before[starts], before[stops], 0)),
-        offsets.astype(np.int64),
-        np.where(text_stops > text_starts, mixed(_between(prefix, text_starts, text_stops, 0)), np.uint64(0)),
+        mixed(_between(prefix, bounds, 0)),
+        offsets,
+        np.where(np.diff(texts_bounds) > 0, mixed(_between(prefix, texts_bounds, 0)), np.uint64(0)),
     )
 
 
@@ -96,7 +94,9 @@ def spans(words: Words, length: int, whole_if_shorter: bool = False) -> Spans:
     stops = starts + length
     if whole_if_shorter:
         stops = np.minimum(stops, np.repeat(words.offsets[1:], counts))
-    return Spans(mixed(_between(_prefix(words.hashes, 1), starts, stops, 1)), offsets)
+    prefix = _prefix(words.hashes, 1)
+    runs = _stretch(prefix[stops] - prefix[starts], starts, stops - starts, 1, len(prefix))
+    return Spans(mixed(runs), offsets)
 
 
 def in_pieces(texts: pl.Series, work: Callable[[int, Words], T], piece_bytes: int = PIECE_BYTES) -> list[T]:
@@ -111,16 +111,10 @@ def in_pieces(texts: pl.Series, work: Callable[[int, Words], T], piece_bytes: in
         return list(threads.map(lambda bound: work(bound[0], hashed(texts[bound[0] : bound[1]])), bounds))
 
 
-def _letters() -> npt.NDArray[np.uint8]:
-    """By byte: what it counts as, in small letters; 0 for what stands between words. UTF-8 beyond ASCII is a letter."""
-    table = np.zeros(256, dtype=np.uint8)
-    for byte in range(256):
-        text = chr(byte) if byte < 128 else "x"
-        table[byte] = (ord(text.lower()) if byte < 128 else byte) if text.isalnum() else 0
-    return table
-
-
-_LETTERS = _letters()
+# By byte: what it counts as, whether it stands in a word, and those that do not. UTF-8 beyond ASCII is a letter.
+_SMALL = bytes(range(256)).lower()
+_IS_LETTER = bytes(byte >= 128 or chr(byte).isalnum() for byte in range(256))
+_BETWEEN = bytes(byte for byte in range(256) if not _IS_LETTER[byte])
 
 
 @lru_cache(maxsize=32)
@@ -147,10 +141,15 @@ def _prefix(values: Hashes, base: int) -> Hashes:
     return sums
 
 
-def _between(prefix: Hashes, starts: Places, stops: Places, base: int) -> Hashes:
-    _, inverse = _powers(base, _enough(len(prefix) - 1))
+def _between(prefix: Hashes, bounds: Places, base: int) -> Hashes:
+    """Of each stretch between two bounds."""
+    return _stretch(prefix[bounds[1:]] - prefix[bounds[:-1]], bounds[:-1], np.diff(bounds), base, len(prefix))
+
+
+def _stretch(sums: Hashes, starts: Places, lengths: Places, base: int, count: int) -> Hashes:
+    _, inverse = _powers(base, _enough(count - 1))
     # The number of values goes in too: a run of zeros is not nothing.
-    return (prefix[stops] - prefix[starts]) * inverse[starts] + (stops - starts).astype(np.uint64)
+    return sums * inverse[starts] + lengths.astype(np.uint64)
 
 
 def mixed(values: Hashes) -> Hashes:
