@@ -57,6 +57,7 @@ Requests = AsyncIterable[Request] | Iterable[Request]
 Outcome = Exchange | Failure
 Watch = Callable[[Progress], None]
 LOOKUP = 512
+SOON = 32
 # Requests that somebody else is asking and that are put off; with more of them, what they ask is waited for.
 PUT_OFF_AT_MOST = 10_000
 Item = tuple[Request, Exchange | None]
@@ -298,14 +299,18 @@ async def _close_when_done(
 
 
 async def in_chunks(requests: Requests, most: int = LOOKUP) -> AsyncGenerator[list[Request], None]:
-    """Requests in lists: long ones from an iterable, of one from a stream whose next item may take its time."""
+    """Requests in lists: long ones from an iterable, of one from a stream whose next item may take its time.
+
+    The first lists are short, each twice as long as the one before, so that the first request is soon on its way.
+    """
     if isinstance(requests, AsyncIterable):
         async for request in requests:
             yield [request]
         return
-    source = iter(requests)
-    while chunk := list(islice(source, most)):
+    source, length = iter(requests), SOON
+    while chunk := list(islice(source, min(length, most))):
         yield chunk
+        length *= 2
 
 
 async def tick(progress: Callable[[], Progress], on_progress: Watch | None, every_s: float) -> None:
