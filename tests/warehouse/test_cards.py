@@ -86,7 +86,7 @@ def test_vetted_exceptions_stand_in_the_card_with_their_reason(factory_lake: Lak
              "benchmark": "bench", "item": "b1", "item_unit": "query", "test": "exact", "similarity": 1.0,
              "shared": "a", "exception": "a common phrase"}  # fmt: skip
     left_out = {**found, "ranking_id": "leaky", "exception": None}
-    factory_lake.commit([Append("overlaps", pl.DataFrame([found, left_out]))], message("test"))
+    factory_lake.commit([Append("benchmark_overlaps", pl.DataFrame([found, left_out]))], message("test"))
     _, card = card_of(factory_lake, tmp_path)
     assert "bench query b1 (exact): a common phrase" in card
     assert "1 lists overlapped and were left out" in card

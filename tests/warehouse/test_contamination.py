@@ -138,11 +138,11 @@ def test_every_real_benchmark_query_planted_into_a_source_is_rejected_by_name(br
     assert judged.lists.rows["qid"].sort().to_list() == sorted(clean)
     assert len(planted) > 550
     named = {
-        (row["ranking_id"], row["benchmark"], row["item"]) for row in judged.found["overlaps"].iter_rows(named=True)
+        (row["ranking_id"], row["benchmark"], row["item"]) for row in judged.found["benchmark_overlaps"].iter_rows(named=True)
     }
     for number, (benchmark, item) in enumerate(bright.select("benchmark", "item").iter_rows()):
         assert f"q{number}" not in planted or (f"r-q{number}", benchmark, item) in named
-    for test, shared in judged.found["overlaps"].select("test", "shared").iter_rows():
+    for test, shared in judged.found["benchmark_overlaps"].select("test", "shared").iter_rows():
         assert shared and (not test.endswith("-gram") or len(shared.split()) == int(test.split("-")[0]))
 
 
@@ -260,7 +260,7 @@ def test_a_vetted_exception_lets_one_pair_pass_and_nothing_else() -> None:
     told = judged.decisions.sort("ranking_id").select("ranking_id", "outcome", "reason").rows()
     assert told == [("r-q0", "excepted", "contaminated"), ("r-q1", "rejected", "contaminated")]
     assert "excepted: Both quote a textbook." in judged.decisions.sort("ranking_id")["detail"][0]
-    kept = judged.found["overlaps"].filter(pl.col("exception") == "Both quote a textbook.")
+    kept = judged.found["benchmark_overlaps"].filter(pl.col("exception") == "Both quote a textbook.")
     assert kept.select("ranking_id", "item").rows() == [("r-q0", "b0"), ("r-q0", "b1")]
 
 

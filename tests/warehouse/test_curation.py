@@ -131,7 +131,7 @@ def test_every_list_is_kept_or_rejected_with_one_reason_and_every_filter_decided
         met = made.decisions.filter(pl.col("ranking_id") == key)["filter"].unique(maintain_order=True).to_list()
         assert met == names[: stopped.get(key, len(names)) + 1]
     assert made.decisions["domain"].null_count() == 0
-    assert made.found["overlaps"].select("ranking_id", "item").rows() == [("math-9", "b1")]
+    assert made.found["benchmark_overlaps"].select("ranking_id", "item").rows() == [("math-9", "b1")]
     assert made.found["duplicate_clusters"].filter(pl.col("unit") == "query").height == 2
 
 

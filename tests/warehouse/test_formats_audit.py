@@ -151,7 +151,7 @@ def test_queries_of_bright_are_found_word_for_word_and_the_finding_names_both_si
     )
     caught = audited.faults().filter(pl.col("reason") == "contaminated")["ranking_id"].to_list()
     assert caught == list(planted)
-    overlaps = audited.found["overlaps"].select("ranking_id", "benchmark", "item", "unit", "test")
+    overlaps = audited.found["benchmark_overlaps"].select("ranking_id", "benchmark", "item", "unit", "test")
     assert {row[0]: row[1:] for row in overlaps.iter_rows()} == planted
     assert summary(audited)["benchmark_items"] == 633
 

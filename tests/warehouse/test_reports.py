@@ -80,7 +80,7 @@ def test_leaks_copies_findings_and_licences_are_told(factory_lake: Lake, tmp_pat
               "ranking_id": "math-0", "detail": "CC-BY-NC-4.0"}  # fmt: skip
     copies = [{"release": name, "unit": "passage", "cluster": "c", "domain": "math", "id": f"copy{n}",
                "representative": n == 0, "similarity": 0.9} for n in range(3)]  # fmt: skip
-    frames = {"overlaps": [leak, vetted], "decisions": [told, barred], "duplicate_clusters": copies}
+    frames = {"benchmark_overlaps": [leak, vetted], "decisions": [told, barred], "duplicate_clusters": copies}
     factory_lake.commit([Append(table, pl.DataFrame(rows)) for table, rows in frames.items()], message("test"))
     values = quality_values(facts_of(factory_lake, DOMAINS), judged_by, 0.4)
     assert (values["leaks"]["lists"], values["leaks"]["vetted"]) == (1, 1)

@@ -103,7 +103,7 @@ def contamination(policy: OverlapPolicy, never: pl.DataFrame) -> Filter:
         judged = decide(lists, CONTAMINATION, _faults(shared, policy))
         if policy.at_finding == "stop":
             _stop(shared)
-        return Judged(judged.lists, judged.decisions, {"overlaps": shared})
+        return Judged(judged.lists, judged.decisions, {"benchmark_overlaps": shared})
 
     return judge
 

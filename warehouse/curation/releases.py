@@ -68,7 +68,7 @@ def release_writes(
 
 def release_figures(made: Curated) -> dict[str, Any]:
     """What the ledger shows of a release: rows by split, lists that overlap a benchmark, and the first of them."""
-    shared = made.found["overlaps"]
+    shared = made.found["benchmark_overlaps"]
     named = {"key": "ranking_id", "benchmark": "benchmark", "item": "item", "test": "test", "shared": "shared"}
     return {
         **{split: made.rows.filter(pl.col("split") == split).height for split in SPLITS},

@@ -147,7 +147,7 @@ def values(audited: Audit) -> dict[str, Any]:
     )  # fmt: skip
     stated = pl.concat([rows.select("license", what=pl.lit("query")), _licences_of(audited.lists)])
     consistent = pictures.histogram(rows["consistency"].to_list(), audited.alpha, "NDCG@10 of the ranking")
-    overlaps = audited.found.get("overlaps", pl.DataFrame())
+    overlaps = audited.found.get("benchmark_overlaps", pl.DataFrame())
     return {
         **summary(audited),
         "created_at": now(),

@@ -9,7 +9,7 @@ CREATE TABLE duplicate_clusters (
     similarity DOUBLE
 );
 -- What a list shares with a benchmark. unit and item_unit are query or passage; docid is null for a query.
-CREATE TABLE "overlaps" (
+CREATE TABLE benchmark_overlaps (
     release VARCHAR, domain VARCHAR, ranking_id VARCHAR, unit VARCHAR, docid VARCHAR, benchmark VARCHAR, item VARCHAR,
     item_unit VARCHAR, test VARCHAR, similarity DOUBLE, shared VARCHAR, exception VARCHAR
 );
