@@ -270,7 +270,8 @@ async def _next(inbox: asyncio.Queue[Item | None], put_off: deque[Item]) -> tupl
     while len(put_off) < PUT_OFF_AT_MOST:
         try:
             # A stream may wait for an answer that was put off before it gives its next request.
-            item = await asyncio.wait_for(inbox.get(), RIVAL_WAIT_S if put_off else None)
+            async with asyncio.timeout(RIVAL_WAIT_S if put_off else None):
+                item = await inbox.get()
         except TimeoutError:
             if put_off:
                 return put_off.popleft(), False

@@ -224,8 +224,10 @@ class Purchase:
         self._waiting[moment] = None
         self.tally.without_room += without_room
         try:
+            # asyncio.wait_for would lose a cancellation that comes with the event, and wait on for ever.
             with suppress(TimeoutError):
-                await asyncio.wait_for(moment.wait(), RIVAL_WAIT_S)
+                async with asyncio.timeout(RIVAL_WAIT_S):
+                    await moment.wait()
         finally:
             self._waiting.pop(moment, None)
             self.tally.without_room -= without_room

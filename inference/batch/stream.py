@@ -95,7 +95,8 @@ class Stream:
                 if reader.done() and self._in_hand == 0:
                     return
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), self._settings.poll_s)
+                    async with asyncio.timeout(self._settings.poll_s):
+                        await self._changed.wait()
         finally:
             self._desk.leave(self._changed)
             tasks = (reader, *self._sending)
