@@ -5,9 +5,9 @@
     python perf/warehouse.py --only decontamination | near-copies
 
 The lists are made by rule from a Zipf vocabulary: N queries of 30 words, N / 5 passages of 60 words, 20 to a list,
-with planted copies: of queries, of passages under opposite labels, and of benchmark items. Each size runs in a process of
-its own (its peak memory is its own) against a lake of its own, and the last size is compared with the first. What was
-planted must come back, and nothing else, or the run fails.
+with planted copies: of queries, of passages under opposite labels, and of benchmark items. Each size runs in a process
+of its own (its peak memory is its own) against a lake of its own, and the last size is compared with the first. What
+was planted must come back, and nothing else, or the run fails.
 
 Beside it, on the same texts in the same process: 13-gram decontamination against plain Python sets of strings, which
 must find the same pairs; and near copies against exact all-pairs on 5,000 texts.

@@ -138,7 +138,8 @@ def test_every_real_benchmark_query_planted_into_a_source_is_rejected_by_name(br
     assert judged.lists.rows["qid"].sort().to_list() == sorted(clean)
     assert len(planted) > 550
     named = {
-        (row["ranking_id"], row["benchmark"], row["item"]) for row in judged.found["benchmark_overlaps"].iter_rows(named=True)
+        (row["ranking_id"], row["benchmark"], row["item"])
+        for row in judged.found["benchmark_overlaps"].iter_rows(named=True)
     }
     for number, (benchmark, item) in enumerate(bright.select("benchmark", "item").iter_rows()):
         assert f"q{number}" not in planted or (f"r-q{number}", benchmark, item) in named

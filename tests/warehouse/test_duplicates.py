@@ -71,7 +71,7 @@ def near_copy(draw: random.Random, text: str, changed: int) -> str:
 
 def zipf_texts(count: int, length: int, seed: int) -> list[str]:
     draw = np.random.default_rng(seed)
-    places = draw.zipf(1.2, (count, length)) % 20_000
+    places = draw.zipf(1.07, (count, length)) % 50_000
     return [" ".join(f"word{place}" for place in row) for row in places]
 
 

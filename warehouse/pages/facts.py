@@ -56,7 +56,9 @@ class Facts:
     @cached_property
     def overlaps(self) -> pl.DataFrame:
         """What lists share with benchmarks and held-out queries."""
-        return self.lake.read("benchmark_overlaps", {"release": self.name}).sort("domain", "ranking_id", "benchmark", "item")
+        return self.lake.read("benchmark_overlaps", {"release": self.name}).sort(
+            "domain", "ranking_id", "benchmark", "item"
+        )
 
     @cached_property
     def clusters(self) -> pl.DataFrame:
