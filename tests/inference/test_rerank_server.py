@@ -172,7 +172,7 @@ def test_a_body_that_breaks_off_or_is_framed_wrongly_costs_the_server_nothing(se
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\n" + content)
         connection.shutdown(socket.SHUT_WR)
-        assert connection.recv(1000)[:12] in (b"", b"HTTP/1.1 400")
+        assert connection.recv(1000)[:12] in (b"", b"HTTP/1.0 400", b"HTTP/1.1 400")  # aiohttp answers some in 1.0
     until(lambda: server.app.desk.requests == 0 and server.app.desk.size == 0)
     assert server.figure("requests_total", path="/v1/rerank", status="500") == 0
     assert server.ask()[0] == 200
