@@ -20,6 +20,7 @@ import argparse
 import asyncio
 import json
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -30,6 +31,25 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 T = TypeVar("T")
 MAX_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Who is measured: `module` is run from this folder by `python`; `package` is what its version is asked of."""
+
+    name: str
+    module: str
+    package: str
+    python: Path
+    pip: str
+
+    def version(self) -> str | None:
+        """The installed version; None where there is none."""
+        code = f"from importlib.metadata import version; print(version({self.package!r}))"
+        if not self.python.exists():
+            return None
+        asked = subprocess.run([self.python, "-c", code], capture_output=True, text=True, check=False)
+        return asked.stdout.strip() if asked.returncode == 0 else None
 
 
 @dataclass(frozen=True)

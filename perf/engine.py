@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from contest import Report
+from contest import Contestant, Report
 from loopback import MODEL, loopback
 from prompts import write_prompts
 
@@ -49,25 +49,6 @@ QUIET = {
     "NO_PROXY": "127.0.0.1",
     "TELEMETRY_ENABLED": "false",
 }
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """Who is measured: `module` is run from this folder by `python`; `package` is what its version is asked of."""
-
-    name: str
-    module: str
-    package: str
-    python: Path
-    pip: str
-
-    def version(self) -> str | None:
-        """The installed version; None where there is none."""
-        code = f"from importlib.metadata import version; print(version({self.package!r}))"
-        if not self.python.exists():
-            return None
-        asked = subprocess.run([self.python, "-c", code], capture_output=True, text=True, check=False)
-        return asked.stdout.strip() if asked.returncode == 0 else None
 
 
 @dataclass(frozen=True)

@@ -27,27 +27,10 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
+from contest import Contestant
+
 PERF = Path(__file__).resolve().parent
 JUDGE = "pytrec_eval"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A contestant: `module` is run from this folder by `python`; `package` is what its version is asked of."""
-
-    name: str
-    module: str
-    package: str
-    python: Path
-    pip: str
-
-    def version(self) -> str | None:
-        """The installed version; None where there is none."""
-        if not self.python.exists():
-            return None
-        code = f"from importlib.metadata import version; print(version({self.package!r}))"
-        asked = subprocess.run([self.python, "-c", code], capture_output=True, text=True, check=False)
-        return asked.stdout.strip() if asked.returncode == 0 else None
 
 
 @dataclass(frozen=True)
@@ -62,14 +45,14 @@ class Time:
     means: dict[str, float]
 
 
-def entries(peers: Path) -> list[Entry]:
+def entries(peers: Path) -> list[Contestant]:
     """Everybody, installed or not, in the order in which they run."""
     here, ranx = Path(sys.executable), peers / "ranx"
     pip = f"python3 -m venv {ranx} && {ranx}/bin/pip install ranx==0.3.21"
     return [
-        Entry("ours", "our_metrics", "rankmill", here, "pip install -e ."),
-        Entry(JUDGE, "peers.pytrec_eval", "pytrec-eval-terrier", here, "pip install pytrec-eval-terrier"),
-        Entry("ranx", "peers.ranx", "ranx", ranx / "bin" / "python", pip),
+        Contestant("ours", "our_metrics", "rankmill", here, "pip install -e ."),
+        Contestant(JUDGE, "peers.pytrec_eval", "pytrec-eval-terrier", here, "pip install pytrec-eval-terrier"),
+        Contestant("ranx", "peers.ranx", "ranx", ranx / "bin" / "python", pip),
     ]
 
 
@@ -89,7 +72,7 @@ def write_files(folder: Path, queries: int, depth: int, judged: int, seed: int =
     return run, qrels
 
 
-def compete(entry: Entry, run: Path, qrels: Path, repeats: int, number: int) -> list[Time]:
+def compete(entry: Contestant, run: Path, qrels: Path, repeats: int, number: int) -> list[Time]:
     """One round of one contestant; raises CalledProcessError where it fails."""
     report = run.with_name("report.json")
     command = [str(entry.python), "-m", entry.module, "--run", str(run), "--qrels", str(qrels)]
