@@ -8,7 +8,7 @@ import polars as pl
 from warehouse.curation.contamination import never_train_on, overlaps
 from warehouse.curation.curate import ReleaseSettings, curate
 from warehouse.curation.releases import UnknownRelease, lists_of_release, stored_digests
-from warehouse.curation.rows import lists_at, release_sha256
+from warehouse.curation.rows import lists_at, release_sha256, still_named
 from warehouse.lake import Lake
 from warehouse.ledger import latest
 
@@ -62,8 +62,7 @@ def releases_that_changed(lake: Lake) -> list[str]:
     found = []
     for release in lake.read("releases", columns=["release"])["release"]:
         rows = stored_digests(lake, release)
-        renamed = rows.filter(~pl.col("content_sha256").str.starts_with(pl.col("row_id"))).height
-        if renamed or release_sha256(rows) != release:
+        if not still_named(rows, release):
             found.append(f"release {release[:12]}: its {rows.height} rows no longer hash to its name")
     return found
 

@@ -18,7 +18,7 @@ import polars as pl
 
 from warehouse.catalog import LakeError
 from warehouse.curation.releases import stored_digests
-from warehouse.curation.rows import release_sha256
+from warehouse.curation.rows import still_named
 from warehouse.files import FoundFile, NamedFile, found_files, kept_checksums, named_files, sha256_of
 from warehouse.lake import Lake
 
@@ -122,14 +122,10 @@ def _releases(lake: Lake) -> tuple[int, list[Finding]]:
         if read.height != rows:
             detail = f"{read.height} rows are there; the release was made with {rows}"
             told.append(Finding("release", name, detail, "Do not train on it. " + BACKUP))
-        elif release_sha256(read) != release or not read.filter(_renamed()).is_empty():
+        elif not still_named(read, release):
             detail = f"its {rows} rows no longer hash to its name"
             told.append(Finding("release", name, detail, "Do not train on it. " + BACKUP))
     return entries.height, told
-
-
-def _renamed() -> pl.Expr:
-    return ~pl.col("content_sha256").str.starts_with(pl.col("row_id"))
 
 
 def _unread_snapshots(lake: Lake) -> list[Finding]:

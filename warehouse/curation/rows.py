@@ -146,3 +146,9 @@ def release_sha256(rows: pl.DataFrame) -> str:
     """The name of a release from row_id, split and content_sha256 of its rows, in any order."""
     lines = rows.select(pl.concat_str("row_id", "split", "content_sha256", separator=" ", ignore_nulls=True))
     return hashlib.sha256(str(lines.to_series().sort().str.join("\n").item()).encode()).hexdigest()
+
+
+def still_named(rows: pl.DataFrame, release: str) -> bool:
+    """Whether every row (row_id, split, content_sha256) is still named by its digest, and all of them by `release`."""
+    renamed = rows.filter(~pl.col("content_sha256").str.starts_with(pl.col("row_id")))
+    return renamed.is_empty() and release_sha256(rows) == release

@@ -14,8 +14,8 @@ import polars as pl
 import yaml
 
 from warehouse.curation import licences
-from warehouse.curation.releases import licenses_of
-from warehouse.pages.facts import SPLITS, Facts
+from warehouse.curation.releases import SPLITS, licenses_of
+from warehouse.pages.facts import Facts
 from warehouse.pages.reports import reasons_of
 
 ROWS_FILE = "rows.parquet"

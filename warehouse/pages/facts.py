@@ -18,7 +18,6 @@ from warehouse.lake import Lake
 from warehouse.ledger import Materialization, book
 from warehouse.pages.charts import Stage
 
-SPLITS = ("sft", "rl", "dev")
 _LIGHT = """
     SELECT row_id, domain, qid, split, ranking_id, judge, prompt_sha256, consistency, source, license, passage_licenses,
            len(docids) AS passages, len(relevant) AS positives,

@@ -15,16 +15,17 @@ import polars as pl
 from warehouse.audit import suites
 from warehouse.audit.drift import DriftBounds, drift
 from warehouse.audit.teacher import ALL, TeacherAudit, audit_teacher
-from warehouse.curation import chains, contamination, contents, duplicates, licences, structure
+from warehouse.curation import contamination, contents, duplicates, licences, structure
 from warehouse.curation.filters import KEPT, OUTCOMES
+from warehouse.curation.releases import SPLITS
 from warehouse.pages.charts import histogram, sankey
-from warehouse.pages.facts import SPLITS, Facts
+from warehouse.pages.facts import Facts
 from warehouse.pages.reports import reasons_of
 
 NARROW, WIDE = 380, 760
 LEAKS, CLUSTERS, EXAMPLES = 50, 20, 2
 REMEDIES: Mapping[str, str] = {
-    **structure.REASONS, **licences.REASONS, **contents.REASONS, **chains.REASONS, **duplicates.REASONS,
+    **structure.REASONS, **licences.REASONS, **contents.REASONS, **duplicates.REASONS,
     **contamination.REASONS,
     "inconsistent": "The ranking contradicts the judgements. Look at the sweep below before you move alpha.",
     "no_positive": "Nothing in the pool helps. Add passages to the domain, or raise `candidates`.",
