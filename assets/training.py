@@ -17,7 +17,7 @@ from training.recipes import Recipe
 from warehouse.curation.releases import export_rows, known_release
 from warehouse.lake import Replace
 from warehouse.ledger import WHOLE, Product, latest
-from warehouse.models import left_out_rows, model_row, newest_model
+from warehouse.models import left_out_rows, model_row, model_rows, newest_model
 from warehouse.pages import pictures
 from warehouse.production import Made, Shop, Step, own
 
@@ -113,7 +113,10 @@ def _train(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, j
     asset = f"{job.stage}_model"
     dropped = left_out_rows(asset, [(row.row_id, row.reason) for row in result.rows_left_out])
     product = Product(
-        (Replace("models", pl.DataFrame([row]), where),),
+        (
+            Replace("models", pl.DataFrame([row]), where),
+            Replace("model_rows", model_rows(row["model"], result.rows_seen), where),
+        ),
         result.weights_sha256,
         result.rows_used + dropped.height,
         result.rows_used,

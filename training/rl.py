@@ -66,13 +66,15 @@ def run(job: RlJob, reporter: Reporter) -> TrainResult:
     require(examples, left_out, job.rows, "rl")
     reporter.note(f"rl: {len(examples)} prompts, {len(left_out)} left out, starting from {job.model.path}")
     columns = [
-        {"prompt": e.prompt, "relevant": list(e.relevant), "teacher_order": list(e.teacher_order)} for e in examples
+        {"prompt": e.prompt, "row_id": e.row_id, "relevant": list(e.relevant), "teacher_order": list(e.teacher_order)}
+        for e in examples
     ]
+    seen: set[str] = set()
     with workspace(job) as part:
         curve = Curve("rl", METRICS, reporter)
         trainer = GRPOTrainer(
             model=load_student(source),
-            reward_funcs=[reward_function(job.recipe)],
+            reward_funcs=[reward_function(job.recipe, seen)],
             args=_config(job.recipe.sampling, job.recipe.model, part, job.seed),
             train_dataset=Dataset.from_list(columns),
             processing_class=tokenizer,
@@ -90,6 +92,7 @@ def run(job: RlJob, reporter: Reporter) -> TrainResult:
             tokenizer,
             examples=examples,
             left_out=left_out,
+            seen=seen,
             history=curve.history,
             tokens=curve.tokens,
             started=started,
@@ -99,8 +102,11 @@ def run(job: RlJob, reporter: Reporter) -> TrainResult:
     return result
 
 
-def reward_function(recipe: Recipe) -> Callable[..., list[float | None]]:
-    """The recipe's reward as TRL calls it: completions beside the dataset's columns, one number each."""
+def reward_function(recipe: Recipe, seen: set[str] | None = None) -> Callable[..., list[float | None]]:
+    """The recipe's reward as TRL calls it: completions beside the dataset's columns, one number each.
+
+    The ids of the rows whose rollouts it judged are added to `seen`.
+    """
     choice = recipe.reward
     reward = MultiViewReward(
         k=choice.k,
@@ -116,9 +122,12 @@ def reward_function(recipe: Recipe) -> Callable[..., list[float | None]]:
         completions: Sequence[list[dict[str, str]]],
         relevant: Sequence[Sequence[int]],
         teacher_order: Sequence[Sequence[int]],
+        row_id: Sequence[str] = (),
         log_metric: Callable[[str, float], None] | None = None,
         **_: Any,
     ) -> list[float | None]:
+        if seen is not None:
+            seen.update(row_id)
         batch = reward([completion[0]["content"] for completion in completions], relevant, teacher_order)
         if log_metric is not None:
             tags, lists = batch.faults.count(Fault.TAGS), batch.faults.count(Fault.LIST)

@@ -9,7 +9,7 @@ what a checkpoint is worth is measured by `training.rerank`.
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def run(job: SftJob, reporter: Reporter) -> TrainResult:
     reporter.note(f"sft: {len(examples)} rows, {len(left_out)} left out, starting from {job.model.path}")
     with workspace(job) as part:
         curve = Curve("sft", METRICS, reporter)
-        trainer = SFTTrainer(
+        trainer = _recording(SFTTrainer)(
             model=load_student(source),
             args=_config(job.recipe.objective, job.recipe.model, part, job.seed),
             train_dataset=Dataset.from_list([{"prompt": e.prompt, "completion": e.completion} for e in examples]),
@@ -62,6 +62,7 @@ def run(job: SftJob, reporter: Reporter) -> TrainResult:
             callbacks=[curve.callback()],
         )
         only_curve(trainer)
+        trainer.of_tokens = _by_tokens(trainer.train_dataset["input_ids"], [e.row_id for e in examples])
         begun = time.time()
         trainer.train()
         result = write_checkpoint(
@@ -71,6 +72,7 @@ def run(job: SftJob, reporter: Reporter) -> TrainResult:
             tokenizer,
             examples=examples,
             left_out=left_out,
+            seen=trainer.seen,
             history=curve.history,
             tokens=curve.tokens,
             started=started,
@@ -78,6 +80,34 @@ def run(job: SftJob, reporter: Reporter) -> TrainResult:
         )
         publish(part, job, result)
     return result
+
+
+def _recording(trainer: type) -> Any:
+    """A trainer class that keeps in `seen` the ids of the rows that its steps drew.
+
+    TRL drops every column but its own, so a row is known again by its tokens (`of_tokens`).
+    """
+
+    class Recording(trainer):
+        of_tokens: Mapping[tuple[int, ...], Sequence[str]]
+
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            self.seen: set[str] = set()
+
+        def training_step(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
+            for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True):
+                self.seen.update(self.of_tokens[tuple(ids[mask.bool()].tolist())])
+            return super().training_step(model, inputs, *rest, **named)
+
+    return Recording
+
+
+def _by_tokens(tokens: Iterable[Sequence[int]], row_ids: Sequence[str]) -> dict[tuple[int, ...], list[str]]:
+    found: dict[tuple[int, ...], list[str]] = {}
+    for ids, row_id in zip(tokens, row_ids, strict=True):
+        found.setdefault(tuple(ids), []).append(row_id)
+    return found
 
 
 def _config(objective: CrossEntropy, model: Student, part: Path, seed: int) -> Any:

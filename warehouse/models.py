@@ -9,6 +9,8 @@ import polars as pl
 from warehouse.lake import Lake, canonical_sha256, now
 from warehouse.ledger import rejected
 
+MODEL_ROWS = {"model": pl.String, "row_id": pl.String}
+
 
 class UnknownModel(LookupError):
     """No such model in the lake."""
@@ -31,6 +33,11 @@ def model_row(result: Mapping[str, Any], *, recipe: str, path: str) -> dict[str,
         "history": json.dumps(result["history"]),
         "created_at": now(),
     }
+
+
+def model_rows(model: str, row_ids: Sequence[str]) -> pl.DataFrame:
+    """Rows of `model_rows`: which rows of its release a model was trained on."""
+    return pl.DataFrame({"model": [model] * len(row_ids), "row_id": list(row_ids)}, schema=MODEL_ROWS)
 
 
 def newest_model(lake: Lake, recipe: str, stage: str) -> Mapping[str, Any]:

@@ -53,6 +53,7 @@ def result_of(job: SftJob) -> TrainResult:
         hardware="test",
         weights_sha256="w2",
         rows_used=1,
+        rows_seen=("r1",),
         rows_left_out=(),
         queries_cut=0,
         steps=1,

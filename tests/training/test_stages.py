@@ -13,7 +13,7 @@ from training_toys import RECIPE, SMALL, Lines, row
 
 from ranking.parsing import format_order
 from training import rerank, rl, sft
-from training.checkpoints import TrainingDataError
+from training.checkpoints import TrainingDataError, read_rows
 from training.jobs import ModelRef, RerankJob, RlJob, SftJob, finished
 from training.recipes import Recipe, load_recipe, merge
 
@@ -41,6 +41,7 @@ def test_supervised_training_overfits_a_few_rows(trained: SftJob) -> None:
     assert result is not None and result.steps == 40 and result.rows_used == 4
     first, last = result.history[0]["loss"], result.history[-1]["loss"]
     assert first > 8 and last < first / 4
+    assert len(result.rows_seen) == 4
     assert result.tokens > 0 and result.step_seconds > 0
 
 
@@ -94,6 +95,17 @@ def test_the_same_job_makes_the_same_weights(
     assert first == second != tiny.sha256
 
 
+def test_only_rows_that_a_step_drew_count_as_trained_on(
+    tiny: ModelRef, recipe: Recipe, rows_path: Path, tmp_path: Path, reporter: Lines
+) -> None:
+    once = {"max_steps": 1, "batch": 1, "accumulation": 1}
+    recipe = recipe.model_copy(update={"objective": recipe.objective.model_copy(update=once)})
+    job = SftJob(recipe=recipe, release="toy", rows=rows_path, model=tiny, output=tmp_path, seed=1)
+    result = sft.run(job, reporter)
+    assert result.rows_used == 4 and len(result.rows_seen) == 1
+    assert set(result.rows_seen) < {row["row_id"] for row in read_rows(rows_path, "sft")}
+
+
 def test_each_step_is_reported_with_its_loss(
     recipe: Recipe, rows_path: Path, tiny: ModelRef, tmp_path: Path, reporter: Lines
 ) -> None:
@@ -136,6 +148,8 @@ def test_reinforcement_runs_and_reports_reward_by_term(
         assert {"reward", "ndcg", "recall", "rbo", "malformed_rate", "kl", "loss"} <= entry.keys()
         assert 0 <= entry["malformed_rate"] <= 1 and -1 <= entry["reward"] <= 1.3
     assert [stage for stage, *_ in reporter.steps] == ["rl", "rl"]
+    assert 1 <= len(result.rows_seen) <= 2 * recipe.sampling.prompts
+    assert set(result.rows_seen) <= {row["row_id"] for row in read_rows(rows_path, "rl")}
 
 
 def test_the_reward_tells_right_wrong_and_broken_answers_apart(recipe: Recipe) -> None:

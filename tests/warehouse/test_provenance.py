@@ -59,6 +59,21 @@ def test_a_row_is_followed_from_its_sources_to_the_scores_of_its_models(factory_
     assert explain(lake, "math-7") == told
 
 
+def test_a_row_that_no_step_drew_was_not_trained_on(factory_lake: Lake) -> None:
+    lake = factory_lake
+    release = tell(lake)
+    ours = row_of(lake, release)
+    beside = lake.read("training_rows", {"release": release, "split": ours["split"]}).filter(
+        pl.col("row_id") != ours["row_id"]
+    )
+    told = explain(lake, beside["row_id"][0])
+    assert [m["use"] for m in told.models] == [
+        "trained on this row's split; none of its 5 steps drew the row",
+        f"of the same release; the row is in its split {ours['split']}",
+    ]
+    assert "no model was trained on this row" in told.missing
+
+
 def test_a_row_is_told_as_it_was_when_it_was_released(factory_lake: Lake) -> None:
     lake = factory_lake
     row = row_of(lake, tell(lake))

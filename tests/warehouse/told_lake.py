@@ -9,6 +9,7 @@ from later_releases import change, here, put, release_now
 from small_lake import message
 
 from warehouse.lake import Append, Lake
+from warehouse.models import model_rows
 
 OURS = here("math", "train7")
 
@@ -63,5 +64,9 @@ def tell(lake: Lake) -> str:
           "split": "test", "queries": 40, "measures": json.dumps({"nDCG@10": 0.5}), "low": 0.4, "high": 0.6,
           "versus_bm25": 0.1}]
     )  # fmt: skip
-    lake.commit([Append("models", models), Append("leaderboard", board)], message("models"))
+    row_ids = lake.read("training_rows", {"release": name}).filter(OURS)["row_id"].to_list()
+    drawn = model_rows("first-model", row_ids)
+    lake.commit(
+        [Append("models", models), Append("model_rows", drawn), Append("leaderboard", board)], message("models")
+    )
     return name

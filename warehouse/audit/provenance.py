@@ -71,6 +71,7 @@ _MODELS = """
     FROM models m LEFT JOIN retraction_marks k ON k.unit = 'model' AND k.id = m.model
     WHERE list_contains(?, m.release) GROUP BY ALL ORDER BY m.created_at
 """
+_SEEN = "SELECT model FROM model_rows WHERE row_id = ?"
 _LEFT_OUT = "SELECT asset, partition_key, reason FROM rejections WHERE reason = 'not_trained_on' AND key = ?"
 _SCORES = """
     SELECT model, recipe, stage, domain, split, queries, measures, low, high, versus_bm25 FROM leaderboard
@@ -214,16 +215,19 @@ def _models(lake: Lake, row_id: str | None, releases: Sequence[Record]) -> list[
     """Models of the releases that hold a row, each with what the row was to it."""
     found = _rows(lake, _MODELS, [held["release"] for held in releases])
     left = {(gone["asset"], gone["partition_key"]) for gone in _rows(lake, _LEFT_OUT, row_id or "")}
+    drawn = {seen["model"] for seen in _rows(lake, _SEEN, row_id or "")}
     splits = {held["release"]: held["split"] for held in releases}
     trained = set()
     for model in found:
         if (f"{model['stage']}_model", model["recipe"]) in left:
             model["use"] = "left this row out"
-        elif splits[model["release"]] == model["stage"]:
+        elif model["model"] in drawn:
             model["use"] = "trained on this row"
             trained.add(model["weights_sha256"])
         elif model["parent"] in trained:
             model["use"] = "started from a model trained on this row"
+        elif splits[model["release"]] == model["stage"]:
+            model["use"] = f"trained on this row's split; none of its {model['steps']} steps drew the row"
         else:
             model["use"] = f"of the same release; the row is in its split {splits[model['release']]}"
     return found
