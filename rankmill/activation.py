@@ -16,7 +16,9 @@ def activate(settings: Settings, sources: list[str] | None, limit: int | None, b
     chosen = registry.choose(sources, limit)
     read_benchmarks([], benchmarks or [], hub=False)
     if sources is not None:
-        tables = [read_source(active.source(), active.limit, settings.profile.seed) for active in chosen]
+        tables = [
+            read_source(active.source(), active.limit, settings.profile_that_buys_nothing.seed) for active in chosen
+        ]
         if not sum(held_out(table.queries, table.judgements, None, 0).height for table in tables):
             raise SettingsError(
                 "no source has a judged query of the split dev or test, so nothing could be evaluated. "

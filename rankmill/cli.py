@@ -49,7 +49,8 @@ def run(
 ) -> None:
     """Materialize the whole graph: sources, labels, release, SFT, RL, evaluation, leaderboard.
 
-    Can be stopped and run again at any time: what is done is not done twice, and no answer is paid for twice.
+    Can be stopped and run again at any time: what is done is not done twice, and no answer that came back is paid for
+    twice.
     """
     with plain_errors():
         environment(profile, home, RANKMILL_BUDGET_USD=budget_usd, RANKMILL_RELEASE=release)
