@@ -164,6 +164,22 @@ def test_a_run_with_a_real_teacher_is_refused_without_a_budget(monkeypatch: pyte
     assert not (tmp_path / "home").exists()
 
 
+def test_what_a_real_teacher_would_cost_is_told_for_a_new_source_without_key_or_budget(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    folder = tmp_path / "sky"
+    folder.mkdir()
+    queries = [{"qid": f"q{i}", "text": f"why is the sky blue {i}", "split": "test" if i else "train"} for i in (0, 1)]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries), "utf-8")
+    passages = [{"docid": f"d{i}", "text": f"scattering of light {i}"} for i in range(4)]
+    (folder / "passages.jsonl").write_text("".join(json.dumps(passage) + "\n" for passage in passages), "utf-8")
+    (folder / "qrels.tsv").write_text("q0 0 d1 1\nq1 0 d2 1\n", "utf-8")
+    told = rankmill("estimate", "--profile", "api", "--sources", str(folder), "--home", str(tmp_path / "home"))
+    assert told.exit_code == 0, told.output
+    assert "USD" in told.output and "no model is called sky" not in told.output
+
+
 def test_the_lake_cannot_be_written_from_the_command_line(tmp_path: Path) -> None:
     from warehouse.lake import Lake
 
