@@ -6,18 +6,22 @@ hunting, and `[0]` is a fault (both are bugs of ReasonRank's released reward, ME
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from itertools import repeat
 
+import numpy as np
+from numpy.typing import NDArray
+
+_LARGEST_ID = 999_999
 # One form for grammar and reader: an id that one takes and the other skips would pass a wrong list for right.
 _ID = r"\[(?:0|[1-9][0-9]{0,5})\]"
 _LIST = re.compile(rf"\s*{_ID}(\s*>\s*{_ID})*\s*")
 _IDS = re.compile(rf"\s*{_ID}([\s,]*{_ID})*\s*\.?\s*")
 _NUMBER = re.compile(r"\[(0|[1-9][0-9]{0,5})\]")
-_THINK_ANSWER = re.compile(r"\s*<think>(?P<chain>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
-_ANSWER = re.compile(r"\s*(?P<chain>)<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
-_TAG = re.compile(r"</?(?:think|answer)>")
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 class Fault(StrEnum):
@@ -46,17 +50,80 @@ def parse_ranking(text: str, count: int) -> Answer:
     return Answer(order, "", None)
 
 
+def answer_within_tags(text: str, think: bool = True) -> str | None:
+    """The answer of `<think> chain </think> <answer> answer </answer>`, or of `<answer> answer </answer>` alone.
+
+    None where the tags are missing, doubled or out of order, or where anything but white space stands beside them.
+    """
+    body = text.strip()
+    opens = body.rfind("<answer>")
+    if opens < 0 or not body.endswith("</answer>"):
+        return None
+    before, tags = 0, 2
+    if think:
+        closes = body.rfind("</think>", 0, opens)
+        if closes < 0 or not body.startswith("<think>"):
+            return None
+        before, tags = closes + len("</think>"), 4
+    if before != opens and not body[before:opens].isspace():
+        return None
+    # Whether a further < is one tag too many is the dearer question, and asked only where there is one.
+    if body.count("<") != tags and sum(map(body.count, _TAGS)) != tags:
+        return None
+    return body[opens + len("<answer>") : -len("</answer>")]
+
+
 def parse_answer(text: str, count: int, think: bool = True) -> Answer:
     """A student's `<think> chain </think> <answer> list </answer>`, or without the chain where `think` is False.
 
     Fault.TAGS when the tags are missing, doubled or out of order (reward -1); Fault.LIST when the tags are right and
     the list is not a permutation (reward 0).
     """
-    match = (_THINK_ANSWER if think else _ANSWER).fullmatch(text)
-    if match is None or len(_TAG.findall(text)) != (4 if think else 2):
+    listed = answer_within_tags(text, think)
+    if listed is None:
         return Answer(None, "", Fault.TAGS)
-    inner = parse_ranking(match["answer"], count)
-    return Answer(inner.order, match["chain"].strip(), inner.fault)
+    chain = text.partition("</think>")[0].lstrip().removeprefix("<think>") if think else ""
+    inner = parse_ranking(listed, count)
+    return Answer(inner.order, chain.strip(), inner.fault)
+
+
+def parse_answers(
+    texts: Sequence[str], counts: Sequence[int], think: bool = True
+) -> tuple[NDArray[np.int64], tuple[Fault | None, ...]]:
+    """What parse_answer gives, for B texts at a fraction of the time: orders (B, N) and faults.
+
+    N is the largest count; a row holds its 0-based positions, best first, filled up with -1, and -1 alone where there
+    is a fault.
+    """
+    answers = [answer_within_tags(text, think) for text in texts]
+    tagged = np.flatnonzero([answer is not None for answer in answers])
+    count = np.asarray(counts, np.int64)
+    orders = np.full((len(texts), count.max(initial=0)), -1)
+    listed = [answer for answer in answers if answer is not None]
+    # A list is right when every piece between two > is an id but for white space, and each id is there once.
+    pieces = ">".join(listed).split(">") if listed else []
+    lengths = np.fromiter(map(str.count, listed, repeat(">")), np.int64, len(listed)) + 1
+    positions = _positions(orders.shape[1])
+    named = np.fromiter(map(positions.get, pieces, repeat(-1)), np.int64, len(pieces))
+    for at in np.flatnonzero(named < 0).tolist():
+        named[at] = positions.get(pieces[at].strip(), -1)
+    row = np.repeat(tagged, lengths)
+    known = (named >= 0) & (named < count[row])
+    distinct = np.zeros(orders.shape, bool)
+    distinct[row[known], named[known]] = True
+    right = np.zeros(len(texts), bool)
+    right[tagged] = lengths == count[tagged]
+    right &= distinct.sum(axis=1) == count
+    orders[right[:, None] & (np.arange(orders.shape[1]) < count[:, None])] = named[right[row]]
+    wrong = (Fault.TAGS if answer is None else Fault.LIST for answer in answers)
+    return orders, tuple(None if fine else fault for fine, fault in zip(right.tolist(), wrong, strict=True))
+
+
+@lru_cache(maxsize=64)
+def _positions(count: int) -> Mapping[str, int]:
+    """The 0-based position of each id from [1] to [count], bare and as format_order spaces it."""
+    spaced = ("[{}]", "[{}] ", " [{}] ", " [{}]")
+    return {form.format(at + 1): at for at in range(min(count, _LARGEST_ID)) for form in spaced}
 
 
 def parse_ids(text: str, count: int) -> tuple[int, ...] | None:

@@ -1,37 +1,52 @@
-"""The multi-view ranking reward (METHOD section 4; ReasonRank, section 3.3), a batch at a time.
+"""What rollouts are worth (METHOD sections 4 and 6), a batch at a time: texts in, one reward a rollout out.
 
-    R_m = NDCG@k + recall_weight * Recall@k + rbo_weight * RBO(prediction, teacher's order)
-    R   = R_m if tags and list are right, 0 if only the tags are, -1 if the tags are wrong
+    MultiViewReward(k=10)(texts, relevant, teacher_order)         # ReasonRank; over the completion
+    exact_label(texts, gold, counts)                              # Rank-R1; over the completion
+    query_reciprocal_rank(texts, positive, groups, highest)       # ERank; over all rollouts of a query
 
-Only the top half of a window goes on to the next one, so what survives the cut counts beside the order. Every
-function is pure and takes positions, never texts with ids in them.
+A reward is a weighted sum of terms behind gates: an answer whose form is wrong earns what the gate says, whatever it
+holds. The terms `ndcg`, `recall` and `rank_biased_overlap` take padded arrays (`padded`, `mask`): a row a rollout,
+0-based positions in their window, best first, filled up with -1. Every function is pure, and a reward over the
+completion is the same in every batch. Absent on purpose: any digit that is read out of malformed text, and a learned
+reward model.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ranking.parsing import Answer, Fault, parse_answer
+from ranking.parsing import Fault, answer_within_tags, parse_answers, parse_ids
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+_SCORE = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})?")
 
 
 @dataclass(frozen=True)
 class RewardBatch:
-    """Rewards of B answers: `total` with gates, and the terms without (0 where the answer is malformed); shape (B,)."""
+    """Rewards of B rollouts, shape (B,): `total` with gates, and each of `terms` without (0 where malformed)."""
 
     total: Floats
-    ndcg: Floats
-    recall: Floats
-    rbo: Floats
+    terms: Mapping[str, Floats]
     faults: tuple[Fault | None, ...]
 
 
 @dataclass(frozen=True)
 class MultiViewReward:
-    """The reward with its weights and gates. The maximum is 1 + recall_weight + rbo_weight (1.3 as published)."""
+    """ReasonRank's reward (section 3.3) with its weights and gates; scope: the completion.
+
+        R_m = NDCG@k + recall_weight * Recall@k + rbo_weight * RBO(prediction, teacher's order)
+        R   = R_m if tags and list are right, list_fault if only the tags are, tags_fault if the tags are wrong
+
+    Only the top half of a window goes on to the next one, so what survives the cut counts beside the order. The
+    maximum is 1 + recall_weight + rbo_weight (1.3 as published).
+    """
 
     k: int = 10
     recall_weight: float = 0.2
@@ -44,52 +59,183 @@ class MultiViewReward:
     def __call__(
         self, texts: Sequence[str], relevant: Sequence[Sequence[int]], teacher_order: Sequence[Sequence[int]]
     ) -> RewardBatch:
-        """Rewards of B answers; window b holds len(teacher_order[b]) passages, those at relevant[b] being good."""
-        answers = [parse_answer(text, len(order), self.think) for text, order in zip(texts, teacher_order, strict=True)]
-        ndcg = np.array([_term(ndcg_of_order, a, set(r), self.k) for a, r in zip(answers, relevant, strict=True)])
-        recall = np.array([_term(recall_of_order, a, set(r), self.k) for a, r in zip(answers, relevant, strict=True)])
-        rbo = np.array(
-            [0.0 if a.order is None else rank_biased_overlap(a.order, order, self.rbo_p)
-             for a, order in zip(answers, teacher_order, strict=True)]
-        )  # fmt: skip
-        faults = tuple(answer.fault for answer in answers)
-        gate = np.array([{Fault.TAGS: self.tags_fault, Fault.LIST: self.list_fault, None: np.nan}[f] for f in faults])
-        multi_view = ndcg + self.recall_weight * recall + self.rbo_weight * rbo
-        return RewardBatch(np.where(np.isnan(gate), multi_view, gate), ndcg, recall, rbo, faults)
+        """Rewards of B answers; window b holds len(teacher_order[b]) passages, those at relevant[b] being good.
+
+        Raises ValueError where the three are not equally long, or a relevant position is not in its window.
+        """
+        _same_length(texts=texts, relevant=relevant, teacher_order=teacher_order)
+        orders, faults = parse_answers(texts, [len(order) for order in teacher_order], self.think)
+        fine = np.array([fault is None for fault in faults], bool)
+        teacher = padded(teacher_order)
+        good = mask(relevant, (teacher >= 0).sum(axis=1))
+        terms = {
+            "ndcg": _spread(ndcg(orders[fine], good[fine], self.k), fine),
+            "recall": _spread(recall(orders[fine], good[fine], self.k), fine),
+            "rbo": _spread(rank_biased_overlap(orders[fine], teacher[fine], self.rbo_p), fine),
+        }
+        total = terms["ndcg"] + self.recall_weight * terms["recall"] + self.rbo_weight * terms["rbo"]
+        return RewardBatch(_gated(total, faults, self.tags_fault, self.list_fault), terms, faults)
 
 
-def _term(function, answer: Answer, relevant: set[int], k: int) -> float:  # type: ignore[no-untyped-def]
-    return 0.0 if answer.order is None else function(answer.order, relevant, k)
+def exact_label(texts: Sequence[str], gold: Sequence[int], counts: Iterable[int], think: bool = True) -> RewardBatch:
+    """1 where exactly one of the counts[b] passages is named and it is gold[b] (0-based), else 0; Rank-R1, section 3.2.
+
+    Scope: the completion. Wrong tags, no name, several, or one that is not there are faults, and earn 0 as well. Raises
+    ValueError where a gold passage is not among those shown.
+    """
+    shown = np.fromiter(counts, np.int64)
+    _same_length(texts=texts, gold=gold, counts=shown)
+    wanted = np.asarray(gold, np.int64)
+    if (outside := np.flatnonzero((wanted < 0) | (wanted >= shown))).size:
+        row = outside[0]
+        raise ValueError(f"Rollout {row} was shown {shown[row]} passages, and number {wanted[row]} is to be the best.")
+    answers = [answer_within_tags(text, think) for text in texts]
+    named = [None if a is None else parse_ids(a, count) for a, count in zip(answers, shown.tolist(), strict=True)]
+    picked = np.array([-1 if ids is None or len(ids) != 1 else ids[0] for ids in named], np.int64)
+    exact = (picked == wanted).astype(np.float64)
+    return RewardBatch(exact, {"exact": exact}, _faults(answers, picked >= 0))
 
 
-def ndcg_of_order(order: Sequence[int], relevant: set[int], k: int = 10) -> float:
-    """NDCG@k of 0-based positions in their new order against binary relevance; 0 where nothing is relevant."""
-    discount = 1.0 / np.log2(np.arange(2, k + 2))
-    gains = np.array([position in relevant for position in order[:k]], dtype=np.float64)
-    ideal = discount[: min(k, len(relevant))].sum()
-    return float((gains * discount[: len(gains)]).sum() / ideal) if ideal else 0.0
+def query_reciprocal_rank(
+    texts: Sequence[str],
+    positive: Sequence[bool],
+    groups: Sequence[Hashable],
+    highest: float,
+    think: bool = True,
+    fault: float = -1.0,
+) -> RewardBatch:
+    """A rollout's score (0 to `highest`) by its rank among all rollouts of its query; ERank, section 3.3.
+
+    Scope: the query. groups[b] names the query of rollout b, and positive[b] says whether its passage is relevant; the
+    rollouts of a query need not stand together, and malformed ones have no rank.
+
+    As in the paper: a rollout of a relevant passage earns 1 / its rank among all rollouts of all passages of the query
+    (equal scores share the best of their ranks); one of any other passage is punished unless it stands below every
+    rollout of the relevant ones; a malformed one earns a fixed `fault`. Ours: the punishment is -1 / (the rank among
+    the rollouts of relevant passages, equal scores counting half), so that it is worst above them all and grows less
+    with each that is passed on the way down; and there is none below them, where the paper draws the score towards
+    that of the supervised model by squared error, which is here the business of the KL term alone.
+    """
+    _same_length(texts=texts, positive=positive, groups=groups)
+    answers = [answer_within_tags(text, think) for text in texts]
+    said = [(a or "").strip() for a in answers]
+    scores = np.array([float(text) if _SCORE.fullmatch(text) else np.nan for text in said], np.float64)
+    fine = scores <= highest
+    names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    query = np.array([names[name] for name in groups], np.int64)[fine]
+    relevant = np.asarray(positive, bool)[fine]
+    # One whole number orders all scores of all queries: query by query, and by score within one.
+    levels, level = np.unique(scores[fine], return_inverse=True)
+    first, behind = query * len(levels), (query + 1) * len(levels)
+    at = first + level
+    above, _ = _standing(at, behind, np.sort(at))
+    above_relevant, equal_relevant = _standing(at, behind, np.sort(at[relevant]))
+    below_all = above_relevant == _standing(first - 1, behind, np.sort(at[relevant]))[0]
+    punished = np.where(below_all, 0.0, -1.0 / (1 + above_relevant + 0.5 * equal_relevant))
+    term = _spread(np.where(relevant, 1.0 / (1 + above), punished), fine)
+    faults = _faults(answers, fine)
+    return RewardBatch(_gated(term, faults, fault, fault), {"reciprocal_rank": term}, faults)
 
 
-def recall_of_order(order: Sequence[int], relevant: set[int], k: int = 10) -> float:
-    """Share of the relevant positions that stand in the first k; 0 where nothing is relevant."""
-    return len(relevant.intersection(order[:k])) / len(relevant) if relevant else 0.0
+def ndcg(orders: Ints, relevant: Bools, k: int = 10) -> Floats:
+    """NDCG@k of B orders (B, N) against binary relevance by position (B, N); 0 where nothing is relevant."""
+    discount = 1.0 / np.log2(np.arange(2, min(k, relevant.shape[1]) + 2))
+    gains = _gains(orders, relevant, k)
+    ideal = np.append(0.0, np.cumsum(discount))[np.minimum(relevant.sum(axis=1), len(discount))]
+    return _ratio(_sum(gains * discount[: gains.shape[1]]), ideal)
 
 
-def rank_biased_overlap(left: Sequence[int], right: Sequence[int], p: float = 1.0) -> float:
-    """RBO of two equally long lists without ties, evaluated to their full depth n (Webber et al. 2010).
+def recall(orders: Ints, relevant: Bools, k: int = 10) -> Floats:
+    """Share of the relevant positions (B, N) that stand in the first k of B orders (B, N); 0 where there are none."""
+    return _ratio(_gains(orders, relevant, k).sum(axis=1), relevant.sum(axis=1))
+
+
+def rank_biased_overlap(left: Ints, right: Ints, p: float = 1.0) -> Floats:
+    """RBO of B pairs of equally long lists without ties (B, N), to their full depth n (Webber et al. 2010).
 
     p = 1 is the average overlap of the depths 1 … n, as ReasonRank's released code computes. For p < 1 the overlap at
-    depth d weighs p^(d-1), normalised over the n depths, so that identical lists score 1 for every p.
+    depth d weighs p^(d-1), normalised over the n depths, so that identical lists score 1 for every p; empty ones do
+    too. Raises ValueError for another p, and for lists that are not equally long.
     """
-    if len(left) != len(right):
-        raise ValueError(f"RBO wants lists of one length, got {len(left)} and {len(right)}.")
     if not 0.0 < p <= 1.0:
         raise ValueError(f"RBO's persistence p must be in (0, 1], got {p}.")
-    size = len(left)
-    if not size:
-        return 1.0
-    place = {item: depth for depth, item in enumerate(right)}
-    met_at = np.array([max(depth, place.get(item, size)) for depth, item in enumerate(left)])
-    overlap = np.cumsum(np.bincount(met_at, minlength=size + 1)[:size]) / np.arange(1, size + 1)
-    weights = p ** np.arange(size, dtype=np.float64)
-    return float((overlap * weights).sum() / weights.sum())
+    lengths, others = (left >= 0).sum(axis=1), (right >= 0).sum(axis=1)
+    if (unequal := np.flatnonzero(lengths != others)).size:
+        row = unequal[0]
+        raise ValueError(f"RBO wants lists of one length, got {lengths[row]} and {others[row]} in row {row}.")
+    depths = lengths.max(initial=0)
+    left, right, depth = left[:, :depths], right[:, :depths], np.arange(depths)
+    # The last column takes what the padding, -1, looks up.
+    place = np.full((len(right), max(left.max(initial=-1), right.max(initial=-1)) + 2), depths)
+    np.put_along_axis(place, right, np.where(right >= 0, depth, depths), axis=1)
+    met_at = np.maximum(depth, np.take_along_axis(place, left, axis=1))
+    cell = met_at + np.arange(len(left))[:, None] * (depths + 1)
+    met = np.bincount(cell.ravel(), minlength=len(left) * (depths + 1)).reshape(len(left), depths + 1)
+    overlap = np.cumsum(met[:, :depths], axis=1) / (depth + 1)
+    weights = np.where(depth < lengths[:, None], p ** depth.astype(np.float64), 0.0)
+    return np.where(lengths > 0, _ratio(_sum(overlap * weights), _sum(weights)), 1.0)
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Ints:
+    """Rows of uneven length as one array (B, N), N being the longest; filled up with -1."""
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    array = np.full((len(rows), lengths.max(initial=0)), -1)
+    array[np.arange(array.shape[1]) < lengths[:, None]] = np.fromiter(chain.from_iterable(rows), np.int64)
+    return array
+
+
+def mask(positions: Sequence[Sequence[int]], lengths: Ints) -> Bools:
+    """True at each row's positions, shape (B, longest length); ValueError for one outside its row's length."""
+    row = np.repeat(np.arange(len(positions)), np.fromiter(map(len, positions), np.int64, len(positions)))
+    column = np.fromiter(chain.from_iterable(positions), np.int64)
+    if (outside := np.flatnonzero((column < 0) | (column >= lengths[row]))).size:
+        at = outside[0]
+        raise ValueError(f"Position {column[at]} of row {row[at]} is not within its {lengths[row[at]]} passages.")
+    array = np.zeros((len(positions), lengths.max(initial=0)), bool)
+    array[row, column] = True
+    return array
+
+
+def _gains(orders: Ints, relevant: Bools, k: int) -> Bools:
+    top = orders[:, :k]
+    return np.take_along_axis(relevant, np.maximum(top, 0), axis=1) & (top >= 0)
+
+
+def _sum(terms: Floats) -> Floats:
+    """Row sums, term after term: padding then changes no bit of them, as it does in NumPy's pairwise ones."""
+    return np.cumsum(terms, axis=1)[:, -1] if terms.shape[1] else np.zeros(len(terms))
+
+
+def _ratio(parts: NDArray, wholes: NDArray) -> Floats:
+    return np.divide(parts, wholes, out=np.zeros(len(parts)), where=wholes > 0)
+
+
+def _standing(at: Ints, behind: Ints, among: Ints) -> tuple[Ints, Ints]:
+    """How many of the sorted `among` lie above `at` and before `behind`, and how many are equal to it."""
+    upto = np.searchsorted(among, at, "right")
+    return np.searchsorted(among, behind) - upto, upto - np.searchsorted(among, at)
+
+
+def _spread(values: Floats, rows: Bools) -> Floats:
+    """`values` at the rows that are True, 0 at the others."""
+    every = np.zeros(len(rows))
+    every[rows] = values
+    return every
+
+
+def _faults(answers: Sequence[str | None], fine: Bools) -> tuple[Fault | None, ...]:
+    """TAGS where there is no answer in its tags, LIST where there is one that is not `fine`."""
+    wrong = (Fault.TAGS if answer is None else Fault.LIST for answer in answers)
+    return tuple(None if right else fault for right, fault in zip(fine.tolist(), wrong, strict=True))
+
+
+def _gated(total: Floats, faults: Sequence[Fault | None], tags: float, listed: float) -> Floats:
+    """`total`, but what the gate says where there is a fault."""
+    gates = {Fault.TAGS: tags, Fault.LIST: listed}
+    return np.array([value if f is None else gates[f] for value, f in zip(total.tolist(), faults, strict=True)])
+
+
+def _same_length(**columns: Sequence | NDArray) -> None:
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError("A batch has one of each a rollout, got " + ", ".join(f"{n} {s}" for s, n in lengths.items()))

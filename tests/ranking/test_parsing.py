@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ranking.parsing import (
@@ -14,6 +14,7 @@ from ranking.parsing import (
     describe_list_fault,
     format_order,
     parse_answer,
+    parse_answers,
     parse_ids,
     parse_ranking,
     recover_order,
@@ -25,7 +26,8 @@ chains = st.text(max_size=60).filter(lambda text: not re.search("</?(think|answe
 scraps = st.lists(
     st.sampled_from(
         ["[1]", "[2]", "[3]", "[0]", "[4]", "[22]", "[1234567]", "[03]", "[²]", "[٣]", "[ 2 ]", "[-1]", "[]", "2",
-         " > ", ">", ", ", "\n", ".", "<think>", "</think>", "<answer>", "</answer>", "None", "passage "]
+         " > ", ">", ", ", "\n", ".", "\u2003", "\x1c", "\u200b", "<",
+         "<think>", "</think>", "<answer>", "</answer>", "None", "passage "]
     ) | st.text(max_size=3),
     max_size=14,
 ).map("".join)  # fmt: skip
@@ -111,6 +113,45 @@ def test_a_reply_has_a_described_fault_exactly_when_it_does_not_parse(text: str,
 def test_wrong_tags_are_a_fault_of_the_tags_even_around_a_right_list(text: str) -> None:
     answer = parse_answer(text, 2)
     assert (answer.order, answer.fault) == (None, Fault.TAGS)
+
+
+# Whole answers, with scraps where they may stand and where they may not.
+lists = st.integers(1, 4).flatmap(lambda count: st.permutations(range(count))).map(format_order) | scraps
+answers = st.one_of(
+    scraps,
+    st.builds("<think>{}</think>{}<answer>{}</answer>{}".format, scraps | st.just("so"),
+              st.sampled_from(["", " ", "\u2003", "so"]), lists, st.sampled_from(["", "\n", "\x1c", "."])),
+    st.builds("{}<answer>{}</answer>".format, st.sampled_from(["", "\n", "so"]), lists),
+)  # fmt: skip
+
+
+@given(answers, st.integers(1, 4), st.booleans())
+def test_tags_are_right_exactly_when_they_stand_in_their_order_and_nothing_stands_beside_them(
+    text: str, count: int, think: bool
+) -> None:
+    # The same rule said another way.
+    chain = r"<think>(?P<chain>.*?)</think>\s*" if think else "(?P<chain>)"
+    match = re.fullmatch(rf"\s*{chain}<answer>(?P<answer>.*?)</answer>\s*", text, re.DOTALL)
+    right = match is not None and len(re.findall("</?(?:think|answer)>", text)) == (4 if think else 2)
+    answer = parse_answer(text, count, think)
+    assert (answer.fault is Fault.TAGS) == (not right)
+    assert answer.chain == (match["chain"].strip() if match and right else "")
+    assert answer.order == (parse_ranking(match["answer"], count).order if match and right else None)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(answers, st.integers(0, 4)), max_size=6), st.booleans())
+@example([("<answer>[1]> [2]</answer>", 2), ("<answer>[1] >[2]\u2003>[3]</answer>", 3), ("", 0)], False)
+@example([("<answer>[1] > [3]</answer>", 2), ("<answer>[1] > [2] > [3]</answer>", 3)], False)
+def test_a_batch_is_parsed_as_each_of_its_texts_is(batch: list[tuple[str, int]], think: bool) -> None:
+    texts, counts = [text for text, _ in batch], [count for _, count in batch]
+    found, faults = parse_answers(texts, counts, think)
+    alone = [parse_answer(text, count, think) for text, count in batch]
+    assert faults == tuple(answer.fault for answer in alone)
+    assert found.shape == (len(batch), max(counts, default=0))
+    for row, answer in zip(found.tolist(), alone, strict=True):
+        order = list(answer.order or ())
+        assert row == order + [-1] * (len(row) - len(order))
 
 
 def test_a_chain_is_a_fault_where_the_answer_alone_is_asked_for() -> None:
