@@ -14,6 +14,7 @@ from assets.resources import Factory
 from ranking.prompts import load_template
 from training.jobs import RerankJob, base_model, finished
 from training.recipes import Recipe
+from training.seams import WeightedFusion
 from warehouse import evaluation
 from warehouse import leaderboard as boards
 from warehouse.lake import Replace, content_sha256
@@ -36,7 +37,7 @@ INPUTS = ("queries", "passages", "human_judgements", "candidates")
 def benchmark_runs(
     context: dg.AssetExecutionContext, factory: Factory, pipes: dg.PipesSubprocessClient
 ) -> Iterator[dg.MaterializeResult]:
-    """Sliding-window rerankings of the held-out queries by base, SFT and RL, and the first stage beside them."""
+    """Rerankings of the held-out queries by base, SFT and RL, fused ones too, and the first stage beside them."""
     name, chosen = context.partition_key, factory.settings.profile.evaluation
     recipe = factory.settings.recipe(name)
 
@@ -54,7 +55,8 @@ def benchmark_runs(
         jobs = _jobs(shop, factory, recipe, first)
         run_jobs(context, pipes, *(job for job, _ in jobs.values()))
         reranked = {s: evaluation.Reranked(job.folder.name, model, job.folder) for s, (job, model) in jobs.items()}
-        made = evaluation.collect(name, first, reranked, qrels.join(queries, on=["domain", "qid"], how="semi"))
+        judged = qrels.join(queries, on=["domain", "qid"], how="semi")
+        made = evaluation.collect(name, first, reranked, judged, _fusion(recipe))
         faulty = int(made.calls["fault"].is_not_null().sum())
         left = [
             (f"{stage}/{row.row_id}", "not_reranked", f"{row.reason}; it keeps the first stage's order")
@@ -123,7 +125,7 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
         shown = pl.DataFrame([{name: row[name] for name in boards.SHOWN} for row in values["rows"]])
         return {"leaderboard": Made(product, shown, {"leaderboard_bars": boards.bars(board)}, {"report": str(path)})}
 
-    settings = {"resamples": chosen.resamples, "seed": chosen.seed, "page": 3}
+    settings = {"resamples": chosen.resamples, "seed": chosen.seed, "page": 4}
     reads = [("benchmark_runs", list(made))]
     yield from produce(context, factory, Step(("leaderboard",), WHOLE, settings, work, reads))
 
@@ -134,7 +136,7 @@ def _jobs(shop: Shop, factory: Factory, recipe: Recipe, first: pl.DataFrame) -> 
     path, digest = evaluation.keep_candidates(first, settings.home / "work")
     base = base_model(recipe)
     students: dict[Any, tuple[Any, str, str]] = {"base": (base, base.sha256, "")}
-    for stage in ("sft", "rl"):
+    for stage in recipe.stages:
         row = newest_model(shop.lake, recipe.name, stage)
         reference = {"path": str(settings.home / row["path"]), "sha256": row["weights_sha256"]}
         students[stage] = (reference, row["model"], row["release"])
@@ -157,14 +159,20 @@ def _jobs(shop: Shop, factory: Factory, recipe: Recipe, first: pl.DataFrame) -> 
     }
 
 
+def _fusion(recipe: Recipe) -> evaluation.Fusion | None:
+    chosen = recipe.fusion
+    return evaluation.Fusion(chosen.method, chosen.weight) if isinstance(chosen, WeightedFusion) else None
+
+
 def _settings(recipe: Recipe, first_stage: str) -> dict[str, Any]:
     """What a score depends on beside the model, as it stands on every leaderboard row."""
+    fusion = _fusion(recipe)
     return {
         "first_stage": f"{first_stage} over title and text",
         "query_retrieved": "text",
         "query_reranked": "text",
         "decoding": recipe.decoding.model_dump(),
-        "fusion": recipe.fusion.name,
+        "fusion": recipe.fusion.name if fusion is None else f"{fusion.method}, {fusion.weight:g} of it the student's",
         "repeats": 1,
         "temperature": 0,
         "template": recipe.contract.template,

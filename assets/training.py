@@ -40,6 +40,8 @@ def sft_model(
     start = base_model(recipe)
 
     def work(shop: Shop) -> dict[str, Made]:
+        if "sft" not in recipe.stages:
+            return {"sft_model": _no_stage("the recipe's objective is none: reinforcement starts from the base model")}
         job = SftJob(rows=_rows(shop, factory), model=start, **_common(shop, factory, recipe))
         return {"sft_model": _train(context, pipes, job, factory.settings.home)}
 
@@ -63,13 +65,19 @@ def rl_model(
     recipe = factory.settings.recipe(context.partition_key)
 
     def work(shop: Shop) -> dict[str, Made]:
-        parent = newest_model(shop.lake, context.partition_key, "sft")
-        start = ModelRef(path=str(factory.settings.home / parent["path"]), sha256=parent["weights_sha256"])
+        if "rl" not in recipe.stages:
+            return {"rl_model": _no_stage("the recipe's reward is none: it ends with the supervised stage")}
+        start = base_model(recipe)
+        if "sft" in recipe.stages:
+            parent = newest_model(shop.lake, context.partition_key, "sft")
+            start = ModelRef(path=str(factory.settings.home / parent["path"]), sha256=parent["weights_sha256"])
         job = RlJob(rows=_rows(shop, factory), model=start, **_common(shop, factory, recipe))
         return {"rl_model": _train(context, pipes, job, factory.settings.home)}
 
     reads = [("training_set", own(WHOLE)), ("sft_model", own(context.partition_key))]
     settings = _identity(factory, recipe, RlJob.seams)
+    if "sft" not in recipe.stages:
+        settings["model"] = base_model(recipe).sha256
     yield from produce(context, factory, Step(("rl_model",), context.partition_key, settings, work, reads))
 
 
@@ -102,6 +110,12 @@ def _release(shop: Shop, factory: Factory) -> str:
 
 def _rows(shop: Shop, factory: Factory) -> Path:
     return export_rows(shop.lake, _release(shop, factory), factory.releases)
+
+
+def _no_stage(why: str) -> Made:
+    """What an asset makes for a recipe that has not its stage: nothing, and it says so."""
+    product = Product((), "", 0, 0, figures={"no_stage": why})
+    return Made(product, None, {}, {})
 
 
 def _train(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, job: SftJob | RlJob, home: Path) -> Made:

@@ -47,11 +47,14 @@ class PromptTemplate:
     suffix: str
     sha256: str
 
-    def messages(self, query: str, passages: Sequence[str], answer: str | None = None) -> list[dict[str, str]]:
+    def messages(
+        self, query: str, passages: Sequence[str], answer: str | None = None, names: Sequence[str] | None = None
+    ) -> list[dict[str, str]]:
         """Chat messages that show `query`, the gold `answer` where the template asks for one, and numbered passages.
 
-        Passages are numbered from 1 in the order given. Raises TemplateError when the template wants an answer and
-        none is given, or the reverse: a ranking prompt must never see the gold answer (METHOD: teacher labels).
+        Passages are numbered from 1 in the order given, or called by `names` (letters, where a model was trained so).
+        Raises TemplateError when the template wants an answer and none is given, or the reverse: a ranking prompt must
+        never see the gold answer (METHOD: teacher labels).
         """
         wants_answer = "{answer}" in self.prefix + self.suffix
         if wants_answer != (answer is not None):
@@ -61,7 +64,7 @@ class PromptTemplate:
             )
         fields = {"num": len(passages), "query": plain_text(query), "answer": plain_text(answer or "")}
         body = "".join(
-            self.body.format(rank=number, candidate=passage_text(passage))
+            self.body.format(rank=number if names is None else names[number - 1], candidate=passage_text(passage))
             for number, passage in enumerate(passages, start=1)
         )
         user = self.prefix.format(**fields) + body + self.suffix.format(**fields)

@@ -2,6 +2,7 @@
 
     response(order, renumber_chain(chain, kept))      # <think> chain </think> <answer> [2] > [1] </answer>
     response(order)                                   # <answer> [2] > [1] </answer>
+    scored_response(7, sentences_on(chain, 2))        # <think> what the chain says of [3] </think> <answer> 7 </answer>
 
 Training and export make their targets here, so that a row reads alike in both. Deliberately absent: budgets of tokens,
 which need a tokenizer (training/examples.py).
@@ -32,6 +33,26 @@ def renumber_chain(chain: str, kept: Sequence[int]) -> str:
         if all(number in place for number in cited):
             sentences.append(CITATION.sub(lambda match: _renumbered(match[1], place), sentence))
     return " ".join(sentences).strip()
+
+
+def scored_response(score: int, chain: str) -> str:
+    """The response that gives one passage's score."""
+    return (
+        f"<think> {chain} </think> <answer> {score} </answer>"
+        if chain
+        else f"<think></think> <answer> {score} </answer>"
+    )
+
+
+def sentences_on(chain: str, position: int) -> str:
+    """The sentences of a listwise chain that cite one passage alone, its number written as `this passage`."""
+    said = []
+    for sentence in SENTENCE_END.split(" ".join(_TAG.sub(" ", chain).split())):
+        cited = {int(number) for group in CITATION.findall(sentence) for number in group.split(",")}
+        if cited == {position + 1}:
+            named = CITATION.sub("this passage", sentence)
+            said.append(named[:1].upper() + named[1:])
+    return " ".join(said)
 
 
 def _renumbered(group: str, place: Mapping[int, int]) -> str:

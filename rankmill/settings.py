@@ -71,6 +71,9 @@ class Profile(BaseModel):
     hub: bool = Field(True, description="Whether benchmarks may be fetched from the Hugging Face hub.")
     seed: int = Field(0, ge=0, description="Seed of sampling in training.")
     recipe: dict[str, Any] = Field(default_factory=dict, description="Values that replace those of every recipe here.")
+    recipes: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="The same for one recipe, by its name; laid over `recipe`."
+    )
 
 
 class Settings(BaseSettings):
@@ -230,7 +233,8 @@ class Settings(BaseSettings):
 
     def recipe(self, name: str) -> Recipe:
         """A recipe with this profile's values in it."""
-        return load_recipe(ROOT / "recipes" / f"{name}.yaml", self.profile.recipe)
+        profile = self.profile
+        return load_recipe(ROOT / "recipes" / f"{name}.yaml", profile.recipe, profile.recipes.get(name, {}))
 
     def _with_environment(self, profile: Profile) -> Profile:
         teacher = profile.teacher

@@ -16,7 +16,6 @@ import polars as pl
 import yaml
 
 from ranking.prompts import load_template
-from training.examples import RankingExample
 from training.jobs import LeftOut, RlJob, SftJob, TrainResult
 from training.recipes import SEAMS, Recipe
 from training.student import arithmetic, best_device, save_student
@@ -34,9 +33,9 @@ def read_rows(path: Path, split: str) -> list[dict[str, Any]]:
     return rows.to_dicts()
 
 
-def require(examples: Sequence[RankingExample], left_out: Sequence[LeftOut], path: Path, split: str) -> None:
+def require(row_ids: Sequence[str], left_out: Sequence[LeftOut], path: Path, split: str) -> None:
     """Raise TrainingDataError when nothing is left to train on."""
-    if not examples:
+    if not row_ids:
         reasons = "; ".join(sorted({item.reason for item in left_out})) or f"no row has split {split!r}"
         raise TrainingDataError(
             f"{path}: none of {len(left_out)} {split} rows fits the recipe: {reasons}. "
@@ -64,7 +63,8 @@ def write_checkpoint(
     model: Any,
     tokenizer: Any,
     *,
-    examples: Sequence[RankingExample],
+    row_ids: Sequence[str],
+    queries_cut: int,
     left_out: Sequence[LeftOut],
     seen: Iterable[str],
     history: Sequence[dict[str, float]],
@@ -87,10 +87,10 @@ def write_checkpoint(
         versions=versions(),
         hardware=hardware(job.recipe.model.inference_dtype),
         weights_sha256=weights,
-        rows_used=len(examples),
+        rows_used=len(set(row_ids)),
         rows_seen=tuple(sorted(seen)),
         rows_left_out=tuple(left_out),
-        queries_cut=sum(example.query_cut for example in examples),
+        queries_cut=queries_cut,
         steps=len(history),
         tokens=tokens,
         step_seconds=train_seconds / max(1, len(history)),

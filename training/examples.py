@@ -1,37 +1,51 @@
-"""From a released training row to what a student reads and writes.
+"""From a released training row to what a student reads and writes, by the recipe's units, labels and contract.
 
     examples, left_out = sft_examples(rows, recipe, tokenizer, seed)     # prompt, completion
     prompts, left_out = rl_prompts(rows, recipe, tokenizer, seed)        # prompt, relevant, teacher_order
+    groups, left_out = pair_groups(rows, recipe, tokenizer, seed)        # a relevant passage's prompt, and others'
 
 Texts are cut by the tokenizer to the recipe's budgets, whole words of the source kept as they are. A list longer than
 `units.max_passages` loses passages by a seeded choice that keeps the relevant and the cited ones first, and the
 chain's `[n]` are renumbered to match. A row that still does not fit is left out by name and reason, never truncated.
 
-Deliberately absent: tokenization of whole examples (TRL does it, with the loss on the completion only).
+Deliberately absent: tokenization of whole examples for cross-entropy (TRL does it, with the loss on the completion
+only).
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from ranking.decoding.replies import LETTERS
 from ranking.prompts import load_template, passage_text, plain_text
-from ranking.responses import CITATION, SENTENCE_END, renumber_chain, response
+from ranking.responses import CITATION, SENTENCE_END, renumber_chain, response, scored_response, sentences_on
 from training.jobs import LeftOut
-from training.recipes import ListwiseDirect, ListwiseThink, Recipe
+from training.recipes import Recipe
+from training.seams import Contract, Letters, ListUnits, ListwiseThink, PairUnits, ScoreThink, SetUnits, TeacherScore
 
 Messages = list[dict[str, str]]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class RankingExample:
-    """One list as a student sees it; positions are 0-based and count the passages of this prompt."""
+    """What one call of a student shows, and what it should answer; positions are 0-based in this prompt."""
 
     row_id: str
     prompt: Messages
     completion: Messages
     relevant: tuple[int, ...]
     teacher_order: tuple[int, ...]
+    query_cut: bool
+
+
+@dataclass(frozen=True)
+class PairGroup:
+    """Prompts of single passages of one query, the relevant one's first."""
+
+    row_id: str
+    prompts: tuple[Messages, ...]
     query_cut: bool
 
 
@@ -94,11 +108,14 @@ def ranking_prompt(
     clean_query = plain_text(query)
     (short_query,) = cut(tokenizer, [clean_query], recipe.units.query_tokens)
     short = cut(tokenizer, [passage_text(text) for text in passages], passage_tokens or recipe.units.passage_tokens)
-    return template.messages(short_query, short), short_query != clean_query
+    names = LETTERS if isinstance(recipe.contract, Letters) else None
+    return template.messages(short_query, short, names=names), short_query != clean_query
 
 
-def target(tokenizer: Any, contract: ListwiseThink | ListwiseDirect, chain: str, order: Sequence[int]) -> str | Unfit:
+def target(tokenizer: Any, contract: Contract, chain: str, order: Sequence[int]) -> str | Unfit:
     """The response to learn, in the contract's grammar: the order, after as much of the chain as fits."""
+    if isinstance(contract, Letters):
+        return " > ".join(LETTERS[position] for position in order)
     if not isinstance(contract, ListwiseThink):
         return response(order)
     short = shorten_chain(tokenizer, chain, contract.chain_tokens)
@@ -112,65 +129,163 @@ def prompt_length(tokenizer: Any, prompt: Messages) -> int:
     return len(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False))
 
 
-def build_example(
-    row: Mapping[str, Any], recipe: Recipe, tokenizer: Any, seed: int, with_chain: bool
-) -> RankingExample | LeftOut:
-    """One example, or the reason why the row makes none; without a chain there is no completion to learn from."""
-    kept = keep_positions(row, recipe.units.max_passages, seed)
+def build_examples(
+    row: Mapping[str, Any], recipe: Recipe, tokenizer: Any, seed: int, with_target: bool
+) -> list[RankingExample] | LeftOut:
+    """The examples of a row, several only where single passages are asked about, or why it makes none.
+
+    Without a chain there is nothing to learn for a contract that wants one; `with_target` says whether that counts.
+    """
+    count = len(row["passages"])
+    if sorted(row["final_order"]) != list(range(count)):
+        return LeftOut(row_id=row["row_id"], reason="final_order is not a permutation of the row's passages")
+    if not any(0 <= position < count for position in row["relevant"]):
+        return LeftOut(row_id=row["row_id"], reason="no relevant passage in the list")
+    if isinstance(recipe.units, PairUnits):
+        return _scored(row, recipe, tokenizer, seed)
+    kept = _shown(row, recipe, seed)
+    if isinstance(kept, LeftOut):
+        return kept
     place = {old: new for new, old in enumerate(kept)}
     order = tuple(place[position] for position in row["final_order"] if position in place)
-    if sorted(order) != list(range(len(kept))):
-        return LeftOut(row_id=row["row_id"], reason="final_order is not a permutation of the row's passages")
     relevant = tuple(sorted(place[position] for position in row["relevant"] if position in place))
-    if not relevant:
-        return LeftOut(row_id=row["row_id"], reason="no relevant passage in the list")
     prompt, query_cut = ranking_prompt(tokenizer, recipe, row["query"], [row["passages"][p] for p in kept])
     completion: Messages = []
-    if with_chain:
+    if with_target:
         text = target(tokenizer, recipe.contract, renumber_chain(row["reasoning"], kept), order)
         if isinstance(text, Unfit):
             return LeftOut(row_id=row["row_id"], reason=text.reason)
         completion = [{"role": "assistant", "content": text}]
-    return RankingExample(row["row_id"], prompt, completion, relevant, order, query_cut)
+    return [RankingExample(row["row_id"], prompt, completion, relevant, order, query_cut)]
+
+
+def _shown(row: Mapping[str, Any], recipe: Recipe, seed: int) -> tuple[int, ...] | LeftOut:
+    """The positions of a row that one list or set shows."""
+    if isinstance(recipe.units, ListUnits):
+        return keep_positions(row, recipe.units.max_passages, seed)
+    assert isinstance(recipe.units, SetUnits)  # pairs are asked about one by one
+    first, others = _groups(row, recipe.units.size - 1, 1, seed)[0]
+    if not others:
+        return LeftOut(row_id=row["row_id"], reason="every passage is relevant, so none is the one to find")
+    shown = [first, *others]
+    random.Random(f"{seed}:{row['row_id']}:shown").shuffle(shown)
+    return tuple(shown)
+
+
+def _groups(row: Mapping[str, Any], negatives: int, most: int, seed: int) -> list[tuple[int, list[int]]]:
+    """Up to `most` relevant positions in the teacher's order, each beside up to `negatives` that are not relevant."""
+    relevant = set(row["relevant"])
+    others = [position for position in range(len(row["passages"])) if position not in relevant]
+    groups = []
+    for first in [position for position in row["final_order"] if position in relevant][:most]:
+        dice = random.Random(f"{seed}:{row['row_id']}:{first}")
+        groups.append((first, dice.sample(others, min(negatives, len(others)))))
+    return groups
+
+
+def _scored(row: Mapping[str, Any], recipe: Recipe, tokenizer: Any, seed: int) -> list[RankingExample] | LeftOut:
+    """One example a passage of a group, with the score of its place in the teacher's order.
+
+    A row that cannot fill its groups is left out: a reward over a query wants groups of one size.
+    """
+    units, labels, contract = recipe.units, recipe.labels, recipe.contract
+    assert isinstance(units, PairUnits) and isinstance(labels, TeacherScore) and isinstance(contract, ScoreThink)
+    place = {position: rank for rank, position in enumerate(row["final_order"])}
+    last = max(1, len(place) - 1)
+    examples = []
+    for first, others in _groups(row, units.negatives, units.positives, seed):
+        if len(others) < units.negatives:
+            reason = f"{len(others)} passages are not relevant, units.negatives is {units.negatives}"
+            return LeftOut(row_id=row["row_id"], reason=reason)
+        for position in (first, *others):
+            prompt, query_cut = ranking_prompt(tokenizer, recipe, row["query"], [row["passages"][position]])
+            score = round(labels.highest * (last - place[position]) / last)
+            chain = shorten_chain(tokenizer, sentences_on(row["reasoning"], position), contract.chain_tokens)
+            completion = [{"role": "assistant", "content": scored_response(score, chain)}]
+            relevant = (0,) if position == first else ()
+            examples.append(RankingExample(row["row_id"], prompt, completion, relevant, (0,), query_cut))
+    return examples
 
 
 def sft_examples(
     rows: Sequence[Mapping[str, Any]], recipe: Recipe, tokenizer: Any, seed: int
 ) -> tuple[list[RankingExample], list[LeftOut]]:
     """Examples of the supervised stage; prompt and response together hold at most `objective.max_tokens`."""
-    examples, left_out = [], []
-    for row in rows:
-        example = build_example(row, recipe, tokenizer, seed, with_chain=True)
-        if isinstance(example, RankingExample):
-            whole = tokenizer.apply_chat_template(
-                [*example.prompt, *example.completion], tokenize=True, return_dict=False
-            )
-            if len(whole) <= recipe.objective.max_tokens:
-                examples.append(example)
-                continue
-            reason = f"{len(whole)} tokens, objective.max_tokens is {recipe.objective.max_tokens}"
-            example = LeftOut(row_id=row["row_id"], reason=reason)
-        left_out.append(example)
-    return examples, left_out
+    limit = recipe.supervised.max_tokens
+    return _fitting(
+        rows,
+        lambda row: build_examples(row, recipe, tokenizer, seed, with_target=True),
+        lambda example: whole_length(tokenizer, example),
+        limit,
+        "objective.max_tokens",
+    )
 
 
 def rl_prompts(
     rows: Sequence[Mapping[str, Any]], recipe: Recipe, tokenizer: Any, seed: int
 ) -> tuple[list[RankingExample], list[LeftOut]]:
-    """Prompts of the reinforcement stage; each holds at most `sampling.max_prompt_tokens`."""
-    examples, left_out = [], []
+    """Prompts of the reinforcement stage; each holds at most `sampling.max_prompt_tokens`.
+
+    A rollout writes its own chain, so a row whose chain does not fit is still a good prompt.
+    """
+    return _fitting(
+        rows,
+        lambda row: build_examples(row, recipe, tokenizer, seed, with_target=False),
+        lambda example: prompt_length(tokenizer, example.prompt),
+        recipe.grpo.max_prompt_tokens,
+        "sampling.max_prompt_tokens",
+    )
+
+
+def pair_groups(
+    rows: Sequence[Mapping[str, Any]], recipe: Recipe, tokenizer: Any, seed: int
+) -> tuple[list[PairGroup], list[LeftOut]]:
+    """Groups of a relevant passage and some that are not; each prompt holds at most `objective.max_tokens`."""
+    units = recipe.units
+    assert isinstance(units, PairUnits)
+
+    def build(row: Mapping[str, Any]) -> list[PairGroup] | LeftOut:
+        groups = []
+        for first, others in _groups(row, units.negatives, units.positives, seed):
+            asked = [ranking_prompt(tokenizer, recipe, row["query"], [row["passages"][p]]) for p in (first, *others)]
+            groups.append(PairGroup(row["row_id"], tuple(prompt for prompt, _ in asked), asked[0][1]))
+        if not groups:
+            return LeftOut(row_id=row["row_id"], reason="no relevant passage in the list")
+        if len(groups[0].prompts) < 2:
+            return LeftOut(row_id=row["row_id"], reason="every passage is relevant, so none is the one to find")
+        return groups
+
+    def length(group: PairGroup) -> int:
+        return max(prompt_length(tokenizer, prompt) for prompt in group.prompts)
+
+    return _fitting(rows, build, length, recipe.supervised.max_tokens, "objective.max_tokens")
+
+
+def whole_length(tokenizer: Any, example: RankingExample) -> int:
+    """Tokens of prompt and response with the chat template around them."""
+    whole = [*example.prompt, *example.completion]
+    return len(tokenizer.apply_chat_template(whole, tokenize=True, return_dict=False))
+
+
+def _fitting(
+    rows: Sequence[Mapping[str, Any]],
+    build: Callable[[Mapping[str, Any]], list[Made] | LeftOut],
+    length: Callable[[Made], int],
+    limit: int,
+    limit_name: str,
+) -> tuple[list[Made], list[LeftOut]]:
+    """What rows make, and the rows that make nothing or of which something is too long."""
+    kept: list[Made] = []
+    left_out: list[LeftOut] = []
     for row in rows:
-        # A rollout writes its own chain, so a row whose chain does not fit is still a good prompt.
-        example = build_example(row, recipe, tokenizer, seed, with_chain=False)
-        if isinstance(example, RankingExample):
-            length = prompt_length(tokenizer, example.prompt)
-            if length <= recipe.sampling.max_prompt_tokens:
-                examples.append(example)
-                continue
-            reason = f"prompt of {length} tokens, sampling.max_prompt_tokens is {recipe.sampling.max_prompt_tokens}"
-            example = LeftOut(row_id=row["row_id"], reason=reason)
-        left_out.append(example)
-    return examples, left_out
+        made = build(row)
+        if isinstance(made, LeftOut):
+            left_out.append(made)
+        elif (longest := max(map(length, made))) > limit:
+            left_out.append(LeftOut(row_id=row["row_id"], reason=f"{longest} tokens, {limit_name} is {limit}"))
+        else:
+            kept += made
+    return kept, left_out
 
 
 def _cited(chain: str) -> list[int]:

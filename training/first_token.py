@@ -1,16 +1,18 @@
 """The log probabilities of an answer's first token: one forward pass a prompt, nothing is written.
 
     scorer = FirstToken(load_student(folder), tokenizer, tokens="ABCDEFGHIJKLMNOPQRST", opening="<answer> ")
-    for number, logprobs in scorer.read(prompts, batch=32):
-        reply = read_first_token(call, logprobs)              # a window ordered by one token (FIRST)
+    for number, read in scorer.read(prompts, batch=32):
+        reply = read_first_token(call, read.logprobs)         # a window ordered by one token (FIRST)
 
-    FirstToken(model, tokenizer, ("yes", "no"))               # scores of single passages: read_grade(call, logprobs, …)
+    FirstToken(model, tokenizer, ("yes", "no"))               # scores of single passages: read_grade(call, …)
 
 `opening` is what the answer has said before that token. Every one of `tokens` must be a single token there, or its
 logit would be that of a part of it. Deliberately absent: scores said in several tokens; those are written out.
 """
 
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Messages = list[dict[str, str]]
@@ -18,6 +20,15 @@ Messages = list[dict[str, str]]
 
 class SeveralTokensError(ValueError):
     """A score or identifier that this tokenizer does not write as one token; the message names it."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """The log probability of each token after one prompt; `seconds` is the prompt's share of its batch."""
+
+    logprobs: dict[str, float]
+    prompt_tokens: int
+    seconds: float
 
 
 class FirstToken:
@@ -28,10 +39,10 @@ class FirstToken:
         self.model = model
         self.tokenizer = tokenizer
         self.opening: list[int] = tokenizer.encode(opening, add_special_tokens=False)
-        self.ids = {token: self._id(opening, token) for token in tokens}
+        self.ids = token_ids(tokenizer, tokens, opening)
 
-    def read(self, prompts: Sequence[Messages], batch: int = 32) -> Iterator[tuple[int, dict[str, float]]]:
-        """(prompt number, log probability of each token) of each prompt, longest prompts first."""
+    def read(self, prompts: Sequence[Messages], batch: int = 32) -> Iterator[tuple[int, Read]]:
+        """(prompt number, what was read) of each prompt, longest prompts first."""
         ids = [self._prompt(prompt) for prompt in prompts]
         order = sorted(range(len(ids)), key=lambda number: -len(ids[number]))
         for start in range(0, len(order), batch):
@@ -42,9 +53,10 @@ class FirstToken:
         template = self.tokenizer.apply_chat_template
         return [*template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False), *self.opening]
 
-    def _read_batch(self, prompts: Sequence[Sequence[int]]) -> list[dict[str, float]]:
+    def _read_batch(self, prompts: Sequence[Sequence[int]]) -> list[Read]:
         import torch
 
+        started = time.perf_counter()
         width, pad = max(map(len, prompts)), self.tokenizer.pad_token_id
         device = self.model.device
         input_ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
@@ -57,13 +69,23 @@ class FirstToken:
                 input_ids=input_ids, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=1
             )
             logprobs = output.logits[:, -1].float().log_softmax(dim=-1)[:, wanted].tolist()
-        return [dict(zip(self.ids, row, strict=True)) for row in logprobs]
+        seconds = (time.perf_counter() - started) / len(prompts)
+        return [
+            Read(dict(zip(self.ids, row, strict=True)), len(prompt), seconds)
+            for prompt, row in zip(prompts, logprobs, strict=True)
+        ]
 
-    def _id(self, opening: str, token: str) -> int:
-        together: list[int] = self.tokenizer.encode(opening + token, add_special_tokens=False)
-        if len(together) != len(self.opening) + 1 or together[:-1] != self.opening:
+
+def token_ids(tokenizer: Any, tokens: Sequence[str], opening: str = "") -> dict[str, int]:
+    """The id of each of `tokens` after `opening`. Raises SeveralTokensError where one is not a single token there."""
+    before: list[int] = tokenizer.encode(opening, add_special_tokens=False)
+    found = {}
+    for token in tokens:
+        together: list[int] = tokenizer.encode(opening + token, add_special_tokens=False)
+        if len(together) != len(before) + 1 or together[:-1] != before:
             raise SeveralTokensError(
                 f"{token!r} after {opening!r} is not one token of this model. Choose identifiers or grades that are, "
                 f"or end the opening elsewhere."
             )
-        return together[-1]
+        found[token] = together[-1]
+    return found

@@ -67,6 +67,19 @@ class Writer:
             given_up = [_Abandoned(chunk, abandoned)] if abandoned is not None else []
             yield from zip(chunk, self._write_batch([ids[i] for i in chunk], decoding, given_up), strict=True)
 
+    def confidence(self, completion: Completion) -> float:
+        """The probability with which the model says the number in `<answer>`: the product over its tokens (ERank)."""
+        import torch
+
+        said = [self.tokenizer.decode(completion.ids[: end + 1]) for end in range(len(completion.ids))]
+        digits = [sum(sign.isdigit() for sign in text.partition("<answer>")[2]) for text in said]
+        places = [i for i, count in enumerate(digits) if count > (digits[i - 1] if i else 0)]
+        ids = torch.tensor([[*completion.prompt_ids, *completion.ids]], device=self.model.device)
+        with torch.inference_mode():
+            logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=len(completion.ids) + 1).logits[0, :-1]
+        logprobs = logits.float().log_softmax(dim=-1)
+        return float(sum(logprobs[place, completion.ids[place]] for place in places).exp()) if places else 0.0
+
     def _write_batch(
         self, prompts: Sequence[tuple[int, ...]], decoding: Decoding, given_up: Sequence["_Abandoned"] = ()
     ) -> list[Completion]:

@@ -2,9 +2,9 @@
 
     python -m training.rerank JOB.json [JOB.json ...]       # several students share the imports
 
-Advances the sliding windows of all queries together, writes greedily, reads each answer strictly; a malformed one is
-counted by kind and falls back to what can be recovered of its order. Each job leaves run.parquet (domain, qid, docid,
-rank, score), calls.parquet (one row a model call) and result.json. Deliberately absent: metrics; scoring a run is
+Advances the decoders of all queries together, answers greedily, reads each answer strictly; a malformed one is counted
+by kind and falls back to what can be recovered of its order. Each job leaves run.parquet (domain, qid, docid, rank,
+score, value), calls.parquet (one row a model call) and result.json. Deliberately absent: metrics; scoring a run is
 `ranking.metrics`, and whoever scores it reads the malformed rate beside it.
 """
 
@@ -13,22 +13,20 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from ranking.decoding.calls import Reply
+from ranking.decoding.calls import Ranked, Reply
 from ranking.decoding.desk import Ticket, decode_all
-from ranking.decoding.listwise import sliding_window
-from ranking.decoding.replies import read_order
 from ranking.prompts import load_template
 from training.curves import quiet
-from training.examples import prompt_length, ranking_prompt
 from training.host import settle
 from training.jobs import LeftOut, RerankJob, RerankResult, finished, publish, weights_sha256, workspace
+from training.rankers import Ranker, call_prompt, misfit, ranker_for
 from training.reporting import Reporter, open_reporter
 
 CANDIDATE_COLUMNS = ["domain", "qid", "query", "docid", "rank", "text"]
@@ -64,30 +62,28 @@ class Query:
 
 
 @dataclass
-class Ranker:
-    """Asks a student to order windows, and keeps a row of every call."""
+class Recorder:
+    """Has calls answered, and keeps a row of every one."""
 
     job: RerankJob
-    writer: Any
+    ranker: Ranker
     queries: Sequence[Query]
     reporter: Reporter
     calls: list[dict[str, Any]] = field(default_factory=list)
     rounds: int = 0
 
     def __call__(self, tickets: list[Ticket]) -> list[Reply]:
-        """The windows' positions in their new order; one batch of calls."""
-        from training.generate import Decoding
-
-        recipe, decoding = self.job.recipe, self.job.recipe.decoding
+        """The replies to a round's open calls."""
         self.rounds += 1
+        batch = self.job.recipe.decoding.batch
         prompts = [self._prompt(ticket) for ticket in tickets]
         replies: dict[int, Reply] = {}
-        how = Decoding(max_new_tokens=decoding.max_new_tokens, batch=decoding.batch)
         faults = 0
-        for done, (index, completion) in enumerate(self.writer.write(prompts, how), start=1):
+        answers = self.ranker.answer(prompts, [ticket.call for ticket in tickets])
+        for done, (index, answer) in enumerate(answers, start=1):
             call, query = tickets[index].call, self.queries[tickets[index].query]
-            reply = replies[index] = read_order(call, completion.text, recipe.contract.think)
-            faults += reply.fault is not None
+            replies[index] = answer.reply
+            faults += answer.reply.fault is not None
             self.calls.append(
                 {
                     "domain": query.domain,
@@ -95,22 +91,22 @@ class Ranker:
                     "round": self.rounds,
                     "docids": [query.docids[position] for position in call.positions],
                     "prompt_hash": hashlib.sha256(json.dumps(prompts[index]).encode()).hexdigest(),
-                    "completion": completion.text,
-                    "fault": None if reply.fault is None else str(reply.fault),
-                    "prompt_tokens": len(completion.prompt_ids),
-                    "completion_tokens": len(completion.ids),
-                    "seconds": completion.seconds,
+                    "completion": answer.text,
+                    "fault": None if answer.reply.fault is None else str(answer.reply.fault),
+                    "prompt_tokens": answer.prompt_tokens,
+                    "completion_tokens": answer.completion_tokens,
+                    "seconds": answer.seconds,
                 }
             )
-            if done % decoding.batch == 0 or done == len(tickets):
+            if done % batch == 0 or done == len(tickets):
                 metrics = {"round": self.rounds, "malformed_rate": faults / done}
                 self.reporter.step(f"rerank {self.job.student}", done, len(tickets), metrics)
         return [replies[index] for index in range(len(tickets))]
 
     def _prompt(self, ticket: Ticket) -> list[dict[str, str]]:
-        query, recipe = self.queries[ticket.query], self.job.recipe
+        query = self.queries[ticket.query]
         passages = [query.passages[position] for position in ticket.call.positions]
-        return ranking_prompt(self.writer.tokenizer, recipe, query.text, passages, recipe.decoding.passage_tokens)[0]
+        return call_prompt(self.job.recipe, self.ranker.tokenizer, query.text, passages)
 
 
 def run(job: RerankJob, reporter: Reporter, started: float | None = None) -> RerankResult:
@@ -120,28 +116,28 @@ def run(job: RerankJob, reporter: Reporter, started: float | None = None) -> Rer
         return done
     started = time.time() if started is None else started
     from training.checkpoints import hardware, versions
-    from training.generate import Writer
     from training.student import best_device, load_student, load_tokenizer, resolve
 
     quiet()
     source = resolve(job.model, job.base_cache)
-    writer = Writer(load_student(source, dtype=job.recipe.model.inference_dtype), load_tokenizer(source))
+    student = load_student(source, dtype=job.recipe.model.inference_dtype)
+    ranker = ranker_for(job.recipe, student, load_tokenizer(source))
     everything = read_queries(job.candidates)
-    queries, left_out = fitting(everything, job, writer)
+    queries, left_out = fitting(everything, job, ranker)
     reporter.note(f"rerank {job.student}: {len(queries)} queries on {best_device()}, {len(left_out)} left out")
     decoding = job.recipe.decoding
-    ranker = Ranker(job, writer, queries, reporter)
+    recorder = Recorder(job, ranker, queries, reporter)
     counts = [min(decoding.top, len(query.docids)) for query in queries]
     begun = time.time()
-    ranked = decode_all(counts, sliding_window(decoding.window, decoding.step), ranker)
+    ranked = decode_all(counts, decoding.decoder(), recorder)
     seconds = time.time() - begun
-    final = {(query.domain, query.qid): made.order for query, made in zip(queries, ranked, strict=True)}
+    final = {(query.domain, query.qid): made for query, made in zip(queries, ranked, strict=True)}
     with workspace(job) as part:
         run_rows(everything, final).write_parquet(part / "run.parquet")
-        pl.DataFrame(ranker.calls, schema=CALL_SCHEMA).write_parquet(part / "calls.parquet")
-        malformed = Counter(call["fault"] for call in ranker.calls if call["fault"])
-        prompt_tokens = sum(call["prompt_tokens"] for call in ranker.calls)
-        completion_tokens = sum(call["completion_tokens"] for call in ranker.calls)
+        pl.DataFrame(recorder.calls, schema=CALL_SCHEMA).write_parquet(part / "calls.parquet")
+        malformed = Counter(call["fault"] for call in recorder.calls if call["fault"])
+        prompt_tokens = sum(call["prompt_tokens"] for call in recorder.calls)
+        completion_tokens = sum(call["completion_tokens"] for call in recorder.calls)
         result = RerankResult(
             stage=job.stage,
             job=job.sha256,
@@ -157,9 +153,9 @@ def run(job: RerankJob, reporter: Reporter, started: float | None = None) -> Rer
             weights_sha256=weights_sha256(Path(source)) if Path(source).is_dir() else job.model.sha256,
             template_sha256=load_template(job.recipe.contract.template).sha256,
             queries=len(everything),
-            calls=len(ranker.calls),
+            calls=len(recorder.calls),
             malformed=dict(malformed),
-            malformed_rate=malformed.total() / max(1, len(ranker.calls)),
+            malformed_rate=malformed.total() / max(1, len(recorder.calls)),
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             seconds_per_query=seconds / max(1, len(queries)),
@@ -188,31 +184,28 @@ def read_queries(path: Path) -> list[Query]:
     ]
 
 
-def fitting(queries: Sequence[Query], job: RerankJob, writer: Any) -> tuple[list[Query], list[LeftOut]]:
-    """Queries whose longest window fits into the model's context; the others keep the first stage's order, named."""
-    recipe, decoding = job.recipe, job.recipe.decoding
-    room = getattr(writer.model.config, "max_position_embeddings", None)
-    # A budget that bounds every window spares tokenizing all of them: passages, query and instructions.
+def fitting(queries: Sequence[Query], job: RerankJob, ranker: Ranker) -> tuple[list[Query], list[LeftOut]]:
+    """Queries whose longest call fits into the model's context; the others keep the first stage's order, named."""
     kept, left_out = [], []
     for query in queries:
-        longest = sorted(query.passages[: decoding.top], key=len)[-decoding.window :]
-        prompt, _ = ranking_prompt(writer.tokenizer, recipe, query.text, longest, decoding.passage_tokens)
-        length = prompt_length(writer.tokenizer, prompt) + decoding.max_new_tokens
-        if room is not None and length > room:
-            reason = f"a window may take {length} tokens, the model holds {room}"
-            left_out.append(LeftOut(row_id=f"{query.domain}/{query.qid}", reason=reason))
-        else:
+        if (reason := misfit(job.recipe, ranker, query.text, query.passages)) is None:
             kept.append(query)
+        else:
+            left_out.append(LeftOut(row_id=f"{query.domain}/{query.qid}", reason=reason))
     return kept, left_out
 
 
-def run_rows(queries: Sequence[Query], orders: dict[tuple[str, str], tuple[int, ...]]) -> pl.DataFrame:
-    """All candidates in their final order, scores strictly falling with rank; what was not reranked keeps its place."""
+def run_rows(queries: Sequence[Query], ranked: Mapping[tuple[str, str], Ranked]) -> pl.DataFrame:
+    """All candidates in their final order, scores strictly falling with rank; what was not reranked keeps its place.
+
+    `value` is the score that the model gave, null where its decoder has none; what was not asked about has the lowest.
+    """
     frames = []
     for query in queries:
         count = len(query.docids)
-        head = orders.get((query.domain, query.qid), ())
-        order = [*head, *range(len(head), count)]
+        made = ranked.get((query.domain, query.qid), Ranked(()))
+        order = [*made.order, *range(len(made.order), count)]
+        lowest = made.scores[-1] if made.scores else None
         frames.append(
             pl.DataFrame(
                 {
@@ -221,8 +214,9 @@ def run_rows(queries: Sequence[Query], orders: dict[tuple[str, str], tuple[int, 
                     "docid": [query.docids[position] for position in order],
                     "rank": range(1, count + 1),
                     "score": [float(count - place) for place in range(count)],
+                    "value": [*(made.scores or ()), *[lowest] * (count - len(made.scores or ()))],
                 },
-                schema_overrides={"rank": pl.Int32},
+                schema_overrides={"rank": pl.Int32, "value": pl.Float64},
             )
         )
     return pl.concat(frames)

@@ -1,12 +1,14 @@
-"""Reinforcement learning on the multi-view ranking reward (METHOD.md section 4), a process of its own.
+"""Reinforcement learning on the recipe's reward (METHOD.md section 4), a process of its own.
 
     python -m training.rl JOB.json
 
-Starts from the SFT checkpoint and trains on the `rl` rows of a release with TRL's GRPOTrainer. Rollouts come from
-`training.generate`, the same code that reranks; the reward from `ranking.rewards`. Reward by term and the rate of
-malformed rollouts are reported each step. Deliberately absent: a learned reward model, and rollouts by a vLLM server.
+Starts from the SFT checkpoint, or from the base model where the recipe has no supervised stage, and trains on the `rl`
+rows of a release with TRL's GRPOTrainer. Rollouts come from `training.generate`, the same code that reranks; the reward
+from `ranking.rewards`. Reward by term and the rate of malformed rollouts are reported each step. Deliberately absent: a
+learned reward model, and rollouts by a vLLM server.
 """
 
+import random
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ranking.parsing import Fault
-from ranking.rewards import MultiViewReward
+from ranking.rewards import MultiViewReward, RewardBatch, exact_label, query_reciprocal_rank
 from training.curves import quiet
 from training.host import settle
 from training.jobs import RlJob, TrainResult, finished, publish, workspace
-from training.recipes import Grpo, Recipe, Student
+from training.recipes import Recipe
 from training.reporting import Reporter, open_reporter
+from training.seams import ExactLabel, MultiView, PairUnits, QueryReciprocalRank, Student, TeacherScore
 from training.sft import common, lora
 
 # Names of TRL's log entries, and what they are called here.
@@ -29,6 +32,8 @@ METRICS = {
     "ndcg": "ndcg",
     "recall": "recall",
     "rbo": "rbo",
+    "exact": "exact",
+    "reciprocal_rank": "reciprocal_rank",
     "malformed_rate": "malformed_rate",
     "malformed_tags": "malformed_tags",
     "malformed_list": "malformed_list",
@@ -63,7 +68,8 @@ def run(job: RlJob, reporter: Reporter) -> TrainResult:
     source = resolve(job.model, job.base_cache)
     tokenizer = load_tokenizer(source)
     examples, left_out = rl_prompts(read_rows(job.rows, "rl"), job.recipe, tokenizer, job.seed)
-    require(examples, left_out, job.rows, "rl")
+    require([e.row_id for e in examples], left_out, job.rows, "rl")
+    examples = _in_groups(examples, job)
     reporter.note(f"rl: {len(examples)} prompts, {len(left_out)} left out, starting from {job.model.path}")
     columns = [
         {"prompt": e.prompt, "row_id": e.row_id, "relevant": list(e.relevant), "teacher_order": list(e.teacher_order)}
@@ -75,7 +81,7 @@ def run(job: RlJob, reporter: Reporter) -> TrainResult:
         trainer = GRPOTrainer(
             model=load_student(source),
             reward_funcs=[reward_function(job.recipe, seen)],
-            args=_config(job.recipe.sampling, job.recipe.model, part, job.seed),
+            args=_config(job.recipe, part, job.seed),
             train_dataset=Dataset.from_list(columns),
             processing_class=tokenizer,
             peft_config=lora(job.recipe.model),
@@ -90,7 +96,8 @@ def run(job: RlJob, reporter: Reporter) -> TrainResult:
             job,
             merged(trainer.model),
             tokenizer,
-            examples=examples,
+            row_ids=[e.row_id for e in examples],
+            queries_cut=len({e.row_id for e in examples if e.query_cut}),
             left_out=left_out,
             seen=seen,
             history=curve.history,
@@ -102,23 +109,26 @@ def run(job: RlJob, reporter: Reporter) -> TrainResult:
     return result
 
 
+def _in_groups(examples: Sequence[Any], job: RlJob) -> list[Any]:
+    """Examples in the order in which they are drawn: shuffled, where a reward is over a query by whole queries."""
+    if job.recipe.reward.name != "query_reciprocal_rank":
+        return list(examples)
+    units = job.recipe.units
+    assert isinstance(units, PairUnits)  # by the contract's `fits`
+    size = units.negatives + 1
+    groups = [examples[start : start + size] for start in range(0, len(examples), size)]
+    random.Random(job.seed).shuffle(groups)
+    return [example for group in groups for example in group]
+
+
 def reward_function(recipe: Recipe, seen: set[str] | None = None) -> Callable[..., list[float | None]]:
     """The recipe's reward as TRL calls it: completions beside the dataset's columns, one number each.
 
     The ids of the rows whose rollouts it judged are added to `seen`.
     """
-    choice = recipe.reward
-    reward = MultiViewReward(
-        k=choice.k,
-        recall_weight=choice.recall_weight,
-        rbo_weight=choice.rbo_weight,
-        rbo_p=choice.rbo_p,
-        list_fault=choice.list_fault,
-        tags_fault=choice.tags_fault,
-        think=recipe.contract.think,
-    )
+    judge = _judge(recipe)
 
-    def multi_view(
+    def reward(
         completions: Sequence[list[dict[str, str]]],
         relevant: Sequence[Sequence[int]],
         teacher_order: Sequence[Sequence[int]],
@@ -128,18 +138,34 @@ def reward_function(recipe: Recipe, seen: set[str] | None = None) -> Callable[..
     ) -> list[float | None]:
         if seen is not None:
             seen.update(row_id)
-        batch = reward([completion[0]["content"] for completion in completions], relevant, teacher_order)
+        batch = judge([completion[0]["content"] for completion in completions], relevant, teacher_order, row_id)
         if log_metric is not None:
             tags, lists = batch.faults.count(Fault.TAGS), batch.faults.count(Fault.LIST)
-            log_metric("ndcg", float(batch.ndcg.mean()))
-            log_metric("recall", float(batch.recall.mean()))
-            log_metric("rbo", float(batch.rbo.mean()))
+            for term, values in batch.terms.items():
+                log_metric(term, float(values.mean()))
             log_metric("malformed_rate", (tags + lists) / len(batch.faults))
             log_metric("malformed_tags", tags / len(batch.faults))
             log_metric("malformed_list", lists / len(batch.faults))
         return [float(value) for value in batch.total]
 
-    return multi_view
+    reward.__name__ = recipe.reward.name
+    return reward
+
+
+def _judge(recipe: Recipe) -> Callable[[Any, Any, Any, Any], RewardBatch]:
+    """The recipe's reward over (texts, relevant, teacher's orders, rows)."""
+    choice, think = recipe.reward, recipe.contract.think
+    if isinstance(choice, MultiView):
+        terms = choice.model_dump(exclude={"name", "scope"})
+        multi_view = MultiViewReward(**terms, think=think)
+        return lambda texts, relevant, orders, _: multi_view(texts, relevant, orders)
+    if isinstance(choice, ExactLabel):
+        return lambda texts, relevant, orders, _: exact_label(texts, [r[0] for r in relevant], map(len, orders), think)
+    assert isinstance(choice, QueryReciprocalRank) and isinstance(recipe.labels, TeacherScore)
+    fault, highest = choice.fault, recipe.labels.highest
+    return lambda texts, relevant, _, rows: query_reciprocal_rank(
+        texts, [bool(r) for r in relevant], rows, highest, think, fault
+    )
 
 
 def rollout_function(recipe: Recipe, writer: Any) -> Callable[..., dict[str, Any]]:
@@ -150,7 +176,7 @@ def rollout_function(recipe: Recipe, writer: Any) -> Callable[..., dict[str, Any
     """
     from training.generate import Decoding
 
-    sampling = recipe.sampling
+    sampling = recipe.grpo
     # A policy that is to stop must learn to write eos itself, hence no stop at the answer.
     decoding = Decoding(
         max_new_tokens=sampling.max_completion_tokens,
@@ -182,9 +208,10 @@ def _twin(source: Path | str, model: Student) -> Any:
     return twin.eval()
 
 
-def _config(sampling: Grpo, model: Student, part: Path, seed: int) -> Any:
+def _config(recipe: Recipe, part: Path, seed: int) -> Any:
     from trl import GRPOConfig
 
+    sampling = recipe.grpo
     drawn = sampling.prompts * sampling.rollouts
     return GRPOConfig(
         learning_rate=sampling.lr,
@@ -201,7 +228,8 @@ def _config(sampling: Grpo, model: Student, part: Path, seed: int) -> Any:
         loss_type=sampling.loss_type,
         scale_rewards=sampling.scale_rewards,
         remove_unused_columns=False,
-        **common(model, part, seed),
+        shuffle_dataset=recipe.reward.name != "query_reciprocal_rank",
+        **common(recipe.model, part, seed),
     )
 
 

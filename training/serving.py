@@ -7,7 +7,7 @@
          {"id": 7, "order": [2, 0, 1], "calls": 1, "malformed": {"tags": 1}, "input_tokens": …, "output_tokens": …}
          {"id": 7, "refused": "why the model cannot read this list"}
 
-The open windows of all lists are written together, the oldest lists first, so that lists of many callers share a
+The open calls of all lists are answered together, the oldest lists first, so that lists of many callers share a
 batch; between two batches new lists come in. A malformed answer keeps what can be recovered of the window's order and
 is counted by kind. The process ends with its input, however the other side died. Deliberately absent: HTTP (that is
 inference.server, which knows no torch) and anything on disk.
@@ -19,18 +19,17 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from ranking.decoding.calls import Order, Reply, Steps
-from ranking.decoding.listwise import sliding_window
-from ranking.parsing import parse_answer, recover_order
-from training.examples import prompt_length, ranking_prompt
+from ranking.decoding.calls import Call, Order, Reply, Steps
 from training.host import settle
 from training.jobs import ModelRef
+from training.rankers import Answered, call_prompt, misfit, ranker_for
 from training.recipes import Recipe
 
 Messages = list[dict[str, str]]
@@ -41,7 +40,7 @@ class ServingJob(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    recipe: Recipe = Field(description="Prompt, grammar and decoding; its batch is how many windows share one.")
+    recipe: Recipe = Field(description="Prompt, grammar and decoding; its batch is how many calls share one.")
     model: ModelRef = Field(description="The weights that are asked.")
     cache: Path = Field(description="Folder of converted base models.")
     top: int | None = Field(None, ge=2, description="Documents of a list that are reranked; null is all of them.")
@@ -52,44 +51,63 @@ class ServingJob(BaseModel):
         return [sys.executable, "-m", "training.serving", self.model_dump_json()]
 
 
-class WindowWriter(Protocol):
+class Answers(Protocol):
     """What a scheduler asks of a model."""
 
     def prompt(self, query: str, documents: Sequence[str]) -> Messages:
-        """The messages that show one window."""
+        """The messages of one call."""
 
     def misfit(self, query: str, documents: Sequence[str]) -> str | None:
-        """Why some window of this list is too long for the model, or None."""
+        """Why some call on this list is too long for the model, or None."""
 
-    def write(
-        self, prompts: Sequence[Messages], abandoned: Callable[[int], bool]
-    ) -> Iterable[tuple[int, str, int, int]]:
-        """(prompt number, text, prompt tokens, written tokens) of each prompt."""
+    def answer(
+        self, prompts: Sequence[Messages], calls: Sequence[Call], abandoned: Callable[[int], bool]
+    ) -> Iterable[tuple[int, Answered]]:
+        """(number, answer) of each call."""
 
 
 @dataclass
 class OpenList:
-    """A list that is being ordered: its decoder, and the window that waits for an answer."""
+    """A list that is being ordered: its decoder, the calls it has open, and the replies that are in."""
 
     id: int
     query: str
     documents: list[str]
     decoder: Steps
-    window: Order = ()
+    calls: tuple[Call, ...] = ()
+    replies: dict[int, Reply] = field(default_factory=dict)
     order: Order | None = None
-    calls: int = 0
+    asked: int = 0
     malformed: Counter[str] = field(default_factory=Counter)
     input_tokens: int = 0
     output_tokens: int = 0
 
-    def advance(self, answer: Sequence[int] | None) -> None:
-        """Hand the window's new order to the decoder; afterwards either `window` is open or `order` is final."""
+    @property
+    def waiting(self) -> list[int]:
+        """Numbers of the calls that have no reply yet."""
+        return [place for place in range(len(self.calls)) if place not in self.replies]
+
+    def put(self, place: int, answer: Answered) -> None:
+        """Take an answer in; with the last one of its round the decoder goes on."""
+        if answer.reply.fault is not None:
+            self.malformed[str(answer.reply.fault)] += 1
+        self.asked += 1
+        self.input_tokens += answer.prompt_tokens
+        self.output_tokens += answer.completion_tokens
+        self.replies[place] = answer.reply
+        if not self.waiting:
+            self.advance()
+
+    def advance(self) -> None:
+        """Hand the replies to the decoder; afterwards either `calls` are open or `order` is final."""
+        replies = [self.replies[place] for place in range(len(self.calls))]
         try:
-            # A sliding window asks one call at a time.
-            (call,) = next(self.decoder) if answer is None else self.decoder.send((Reply(tuple(answer)),))
-            self.window = call.positions
+            self.calls = self.decoder.send(replies) if self.calls else next(self.decoder)
+            while not self.calls:
+                self.calls = self.decoder.send([])
         except StopIteration as finished:
             self.order = finished.value.order
+        self.replies = {}
 
     def line(self) -> dict[str, Any]:
         """The answer that goes out. Documents that were not looked at follow in the order they came in."""
@@ -97,7 +115,7 @@ class OpenList:
         return {
             "id": self.id,
             "order": [*head, *range(len(head), len(self.documents))],
-            "calls": self.calls,
+            "calls": self.asked,
             "malformed": dict(self.malformed),
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
@@ -105,14 +123,14 @@ class OpenList:
 
 
 class Scheduler:
-    """Open lists, and the batches of windows that are made from them."""
+    """Open lists, and the batches of calls that are made from them."""
 
     def __init__(
-        self, job: ServingJob, writer: WindowWriter, emit: Callable[[dict[str, Any]], None], cancelled: set[int]
+        self, job: ServingJob, answers: Answers, emit: Callable[[dict[str, Any]], None], cancelled: set[int]
     ) -> None:
         """`cancelled` is filled from outside, at any time, with lists that came before; it is emptied here."""
         self.job = job
-        self.writer = writer
+        self.answers = answers
         self.emit = emit
         self.cancelled = cancelled
         self.open: dict[int, OpenList] = {}
@@ -121,34 +139,30 @@ class Scheduler:
         """A list to order."""
         number, query, documents = message["id"], message["query"], message["documents"]
         count = len(documents) if self.job.top is None else min(self.job.top, len(documents))
-        if (reason := self.writer.misfit(query, documents[:count])) is not None:
+        if (reason := self.answers.misfit(query, documents[:count])) is not None:
             self.emit({"id": number, "refused": reason})
             return
-        decoding = self.job.recipe.decoding
-        entry = OpenList(number, query, documents, sliding_window(decoding.window, decoding.step)(count))
-        entry.advance(None)
+        entry = OpenList(number, query, documents, self.job.recipe.decoding.decoder()(count))
+        entry.advance()
         self._keep(entry)
 
     def work(self) -> None:
-        """One batch: the windows of the oldest lists, each of which has one open."""
+        """One batch of open calls, those of the oldest lists."""
         self._forget_cancelled()
-        batch = list(self.open.values())[: self.job.recipe.decoding.batch]
+        open_calls = ((entry, place) for entry in self.open.values() for place in entry.waiting)
+        batch = list(islice(open_calls, self.job.recipe.decoding.batch))
         if not batch:
             return
-        prompts = [self.writer.prompt(e.query, [e.documents[place] for place in e.window]) for e in batch]
-        for number, text, read, written in self.writer.write(prompts, lambda n: batch[n].id in self.cancelled):
-            entry = batch[number]
-            if entry.id in self.cancelled:
-                continue
-            answer = parse_answer(text, len(entry.window), self.job.recipe.contract.think)
-            if answer.fault is not None:
-                entry.malformed[str(answer.fault)] += 1
-            order = recover_order(text, len(entry.window)) if answer.order is None else answer.order
-            entry.calls += 1
-            entry.input_tokens += read
-            entry.output_tokens += written
-            entry.advance([entry.window[place] for place in order])
-            self._keep(entry)
+        calls = [entry.calls[place] for entry, place in batch]
+        prompts = [
+            self.answers.prompt(entry.query, [entry.documents[position] for position in call.positions])
+            for (entry, _), call in zip(batch, calls, strict=True)
+        ]
+        for number, answer in self.answers.answer(prompts, calls, lambda n: batch[n][0].id in self.cancelled):
+            entry, place = batch[number]
+            if entry.id not in self.cancelled:
+                entry.put(place, answer)
+                self._keep(entry)
 
     def _keep(self, entry: OpenList) -> None:
         if entry.order is None:
@@ -163,40 +177,30 @@ class Scheduler:
 
 
 class Student:
-    """The model as a WindowWriter."""
+    """The model as the one who answers."""
 
     def __init__(self, job: ServingJob) -> None:
-        from training.generate import Decoding, Writer
         from training.student import load_student, load_tokenizer, resolve
 
         self.recipe = job.recipe
         source = resolve(job.model, job.cache)
         dtype = "float32" if job.exact else job.recipe.model.inference_dtype
-        self.writer = Writer(load_student(source, dtype=dtype), load_tokenizer(source))
-        decoding = job.recipe.decoding
-        self.how = Decoding(max_new_tokens=decoding.max_new_tokens, batch=decoding.batch, exact=job.exact)
+        student = load_student(source, dtype=dtype)
+        self.ranker = ranker_for(job.recipe, student, load_tokenizer(source), job.exact)
 
     def prompt(self, query: str, documents: Sequence[str]) -> Messages:
         """The recipe's prompt, its texts cut to the recipe's budgets."""
-        return ranking_prompt(
-            self.writer.tokenizer, self.recipe, query, documents, self.recipe.decoding.passage_tokens
-        )[0]
+        return call_prompt(self.recipe, self.ranker.tokenizer, query, documents)
 
     def misfit(self, query: str, documents: Sequence[str]) -> str | None:
-        """Compares the longest window that can occur with what the model holds."""
-        room = getattr(self.writer.model.config, "max_position_embeddings", None)
-        if room is None:
-            return None
-        longest = sorted(documents, key=len)[-self.recipe.decoding.window :]
-        length = prompt_length(self.writer.tokenizer, self.prompt(query, longest)) + self.how.max_new_tokens
-        return f"a window may take {length} tokens, the model holds {room}" if length > room else None
+        """Compares the longest call that can occur with what the model holds."""
+        return misfit(self.recipe, self.ranker, query, documents)
 
-    def write(
-        self, prompts: Sequence[Messages], abandoned: Callable[[int], bool]
-    ) -> Iterable[tuple[int, str, int, int]]:
-        """One batch of completions."""
-        for number, completion in self.writer.write(prompts, self.how, abandoned):
-            yield number, completion.text, len(completion.prompt_ids), len(completion.ids)
+    def answer(
+        self, prompts: Sequence[Messages], calls: Sequence[Call], abandoned: Callable[[int], bool]
+    ) -> Iterable[tuple[int, Answered]]:
+        """One batch."""
+        return self.ranker.answer(prompts, calls, abandoned)
 
 
 class Inbox:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
+from ranking.fusion import Method, fuse
 from ranking.lists import seed_of
 from ranking.metrics import DEFAULT_MEASURES, evaluate
 from ranking.prompts import titled
@@ -84,22 +85,58 @@ def keep_candidates(candidates: pl.DataFrame, folder: Path) -> tuple[Path, str]:
     return path, digest
 
 
-def collect(recipe: str, first: pl.DataFrame, reranked: Mapping[str, Reranked], qrels: pl.DataFrame) -> Runs:
-    """The first stage and every reranking of it (by stage), scored over the queries of `first` and `qrels`."""
+@dataclass(frozen=True)
+class Fusion:
+    """How a reranking is fused with the first stage: a method of ranking.fusion, and the reranking's share."""
+
+    method: Method
+    weight: float
+
+
+def fused_stage(stage: str, fusion: Fusion) -> str:
+    """The name that a stage's fused run goes by, as in sft+rrf."""
+    return f"{stage}+{fusion.method}"
+
+
+def collect(
+    recipe: str,
+    first: pl.DataFrame,
+    reranked: Mapping[str, Reranked],
+    qrels: pl.DataFrame,
+    fusion: Fusion | None = None,
+) -> Runs:
+    """The first stage and every reranking of it (by stage), scored over the queries of `first` and `qrels`.
+
+    With a fusion each reranking stands there twice, as it is and fused.
+    """
     names = {"run": f"{FIRST_STAGE}-{content_sha256(first, ['domain', 'qid', 'rank'])[:12]}", "model": FIRST_STAGE}
     runs = [_named(first.select(*RUN_COLUMNS), recipe, FIRST_STAGE, names)]
     calls = []
     for stage, made in reranked.items():
         names = {"run": made.run, "model": made.model}
-        runs.append(_named(pl.read_parquet(made.folder / "run.parquet").select(*RUN_COLUMNS), recipe, stage, names))
+        run = pl.read_parquet(made.folder / "run.parquet")
+        runs.append(_named(run.select(*RUN_COLUMNS), recipe, stage, names))
+        if fusion is not None:
+            both = _fused(run, first, fusion)
+            together = {**names, "run": f"{made.run}+{fusion.method}={fusion.weight:g}"}
+            runs.append(_named(both, recipe, fused_stage(stage, fusion), together))
         written = pl.read_parquet(made.folder / "calls.parquet").select(*CALL_COLUMNS, messages_sha256="prompt_hash")
         calls.append(_named(written, recipe, stage, names))
     scores = [
         _named(score(run, qrels), recipe, run["stage"][0], {"run": run["run"][0], "model": run["model"][0]})
         for run in runs
     ]
-    together = [pl.concat(frames, how="vertical_relaxed") for frames in (runs, calls, scores)]
-    return Runs(together[0], together[1], together[2].with_columns(fused=pl.lit(False)))
+    tables = [pl.concat(frames, how="vertical_relaxed") for frames in (runs, calls, scores)]
+    return Runs(tables[0], tables[1], tables[2].with_columns(fused=pl.col("stage").str.contains("+", literal=True)))
+
+
+def _fused(run: pl.DataFrame, first: pl.DataFrame, fusion: Fusion) -> pl.DataFrame:
+    """By the scores that the model gave, where its decoder has any; else by places."""
+    told = run.with_columns(score=pl.coalesce("value", "score")) if "value" in run.columns else run
+    keys = ["domain", "qid"]
+    return fuse(told.select(*RUN_COLUMNS), first.select(*RUN_COLUMNS), fusion.method, fusion.weight, keys).select(
+        *RUN_COLUMNS
+    )
 
 
 def _named(frame: pl.DataFrame, recipe: str, stage: str, names: Mapping[str, str]) -> pl.DataFrame:

@@ -40,17 +40,19 @@ def leaderboard(
         ours = wide.filter(pl.col("recipe") == recipe)
         base = ours.filter(pl.col("stage") == FIRST_STAGE)
         for domain in [*sorted(ours["domain"].unique()), ALL_DOMAINS]:
-            for stage in STAGES:
+            for stage in in_order(ours["stage"].unique().to_list()):
                 part = _of(ours.filter(pl.col("stage") == stage), domain)
                 if part.is_empty():
                     continue
-                asked = _of(calls.filter((pl.col("recipe") == recipe) & (pl.col("stage") == stage)), domain)
+                # What was fused was asked once, for both.
+                by = (pl.col("recipe") == recipe) & (pl.col("stage") == stage.partition("+")[0])
+                asked = _of(calls.filter(by), domain)
                 rows.append(
                     {
                         "recipe": recipe,
                         "domain": domain,
                         "stage": stage,
-                        "fused": False,
+                        "fused": "+" in stage,
                         "model": part["model"][0],
                         "release": release.get(part["model"][0], ""),
                         "split": splits.get(domain, "held-out"),
@@ -60,6 +62,11 @@ def leaderboard(
                     }
                 )
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def in_order(stages: Sequence[str]) -> list[str]:
+    """Stages as they follow each other, each one's fused run behind it."""
+    return sorted(stages, key=lambda stage: (STAGES.index(stage.partition("+")[0]), stage))
 
 
 def _of(frame: pl.DataFrame, domain: str) -> pl.DataFrame:
@@ -138,12 +145,11 @@ def bars(board: pl.DataFrame) -> bytes:
 
 
 def _prose(settings: Mapping[str, Any]) -> str:
-    decoding = settings["decoding"]
+    how = ", ".join(f"{name} {value}" for name, value in settings["decoding"].items() if name != "name")
     return (
-        f"{settings['first_stage']}; sliding windows of {decoding['window']} by {decoding['step']} over the top "
-        f"{decoding['top']}, passages cut to {settings['passage_tokens']} tokens, greedy, at most "
-        f"{decoding['max_new_tokens']} new tokens; fusion {settings['fusion']}; prompt template "
-        f"{settings['template']}; a malformed answer keeps the window's order for what is missing and is counted."
+        f"{settings['first_stage']}; {settings['decoding']['name']} ({how}), passages cut to "
+        f"{settings['passage_tokens']} tokens, greedy; fusion {settings['fusion']}; prompt template "
+        f"{settings['template']}; a malformed answer keeps the order shown for what is missing and is counted."
     )
 
 

@@ -30,22 +30,23 @@ def test_the_probabilities_are_those_of_the_whole_vocabulary_after_the_opening(m
     import torch
 
     scorer = FirstToken(model, tokenizer, "ABC", opening="<answer> [")
-    for number, logprobs in scorer.read(PROMPTS, batch=1):
+    for number, read in scorer.read(PROMPTS, batch=1):
         text = tokenizer.apply_chat_template(PROMPTS[number], add_generation_prompt=True, tokenize=False)
         ids = tokenizer.encode(text + "<answer> [", add_special_tokens=False, return_tensors="pt")
         with torch.inference_mode():
             whole = model(ids).logits[0, -1].float().log_softmax(-1)
         expected = {letter: float(whole[tokenizer.convert_tokens_to_ids(letter)]) for letter in "ABC"}
-        assert logprobs == pytest.approx(expected, abs=1e-4)
+        assert read.logprobs == pytest.approx(expected, abs=1e-4)
+        assert read.prompt_tokens == ids.shape[1]
 
 
 def test_a_batch_says_what_each_prompt_says_alone(model: Any, tokenizer: Any) -> None:
     scorer = FirstToken(model, tokenizer, ("yes", "no"))
     alone, together = dict(scorer.read(PROMPTS, batch=1)), dict(scorer.read(PROMPTS, batch=3))
     assert alone.keys() == together.keys() == {0, 1, 2}
-    for number, logprobs in alone.items():
-        assert together[number] == pytest.approx(logprobs, abs=1e-4)
-    assert alone[0] != alone[2]
+    for number, read in alone.items():
+        assert together[number].logprobs == pytest.approx(read.logprobs, abs=1e-4)
+    assert alone[0].logprobs != alone[2].logprobs
 
 
 def test_what_is_no_single_token_is_refused_by_name(model: Any, tokenizer: Any) -> None:
@@ -62,7 +63,9 @@ def test_a_local_model_orders_windows_by_one_token_and_scores_single_passages(mo
         single = tickets[0].call.task is Task.SCORE
         found = dict((yes_or_no if single else letters).read(prompts))
         return [
-            read_grade(t.call, found[n], {"yes": 1.0, "no": 0.0}) if single else read_first_token(t.call, found[n])
+            read_grade(t.call, found[n].logprobs, {"yes": 1.0, "no": 0.0})
+            if single
+            else read_first_token(t.call, found[n].logprobs)
             for n, t in enumerate(tickets)
         ]
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_toys import RECIPE, SMALL
 
-from training.recipes import SEAMS, Grpo, ListwiseDirect, RecipeError, load_recipe, merge
+from training.recipes import SEAMS, RecipeError, load_recipe, merge
+from training.seams import Grpo, ListwiseDirect
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,9 +34,10 @@ def test_the_shipped_recipe_holds_the_papers_7b_values() -> None:
 
 @pytest.mark.parametrize("profile", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_loads_under_every_profile(profile: Path) -> None:
-    overrides = yaml.safe_load(profile.read_text()).get("recipe", {})
+    given = yaml.safe_load(profile.read_text())
     for path in sorted((ROOT / "recipes").glob("*.yaml")):
-        assert load_recipe(path, overrides).name == path.stem
+        own = given.get("recipes", {}).get(path.stem, {})
+        assert load_recipe(path, given.get("recipe", {}), own).name == path.stem
 
 
 @pytest.mark.parametrize("seam", sorted(SEAMS))

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 from training_toys import RECIPE, SMALL, TOPICS
 
+from ranking.decoding.calls import Call, Reply, Task
+from ranking.decoding.replies import read_order
 from training.jobs import ModelRef
+from training.rankers import Answered
 from training.recipes import Recipe, load_recipe, merge
 from training.serving import Messages, Scheduler, ServingJob
 
@@ -39,20 +42,24 @@ class TurnsRound:
     def misfit(self, query: str, documents: Sequence[str]) -> str | None:
         return "too long" if query == "long" else None
 
-    def write(
-        self, prompts: Sequence[Messages], abandoned: Callable[[int], bool]
-    ) -> Iterable[tuple[int, str, int, int]]:
+    def answer(
+        self, prompts: Sequence[Messages], calls: Sequence[Call], abandoned: Callable[[int], bool]
+    ) -> Iterable[tuple[int, Answered]]:
         self.batches.append(len(prompts))
         self.during()
-        for number, prompt in enumerate(prompts):
-            count = len(prompt[0]["content"].split(" | "))
-            order = " > ".join(f"[{place}]" for place in range(count, 0, -1))
+        for number, call in enumerate(calls):
+            order = " > ".join(f"[{place}]" for place in range(len(call.positions), 0, -1))
             text = self.texts.pop(0) if self.texts else f"<think> x </think> <answer> {order} </answer>"
-            yield number, text, 10, 3
+            reply = (
+                Reply(call.positions, float(call.positions[0])) if call.task is Task.SCORE else read_order(call, text)
+            )
+            yield number, Answered(reply, text, 10, 3, 0.0)
 
 
-def scheduler_of(writer: TurnsRound, **changes: Any) -> tuple[Scheduler, list[dict[str, Any]], set[int]]:
-    recipe = load_recipe(RECIPE, SMALL)
+def scheduler_of(
+    writer: TurnsRound, recipe: Recipe | None = None, **changes: Any
+) -> tuple[Scheduler, list[dict[str, Any]], set[int]]:
+    recipe = recipe or load_recipe(RECIPE, SMALL)
     job = ServingJob(recipe=recipe, model=ModelRef(path="x", sha256="x"), cache=Path("x"), **changes)
     said: list[dict[str, Any]] = []
     cancelled: set[int] = set()
@@ -95,6 +102,16 @@ def test_a_malformed_answer_keeps_what_it_does_not_say_and_is_counted_by_kind() 
         ([0, 1, 2], {"tags": 1}),
         ([2, 0, 1], {"list": 1}),
     ]
+
+
+def test_calls_of_one_list_that_do_not_wait_for_each_other_share_a_batch() -> None:
+    recipe = load_recipe(RECIPE.with_name("direct-point.yaml"), {"decoding": {"batch": 4}})
+    scheduler, said, _ = scheduler_of(writer := TurnsRound(), recipe)
+    scheduler.accept(asked(1, 6))
+    while scheduler.open:
+        scheduler.work()
+    assert writer.batches == [4, 2]
+    assert said[0]["order"] == [5, 4, 3, 2, 1, 0] and said[0]["calls"] == 6
 
 
 def test_a_single_document_needs_no_call_and_a_list_that_does_not_fit_is_refused() -> None:

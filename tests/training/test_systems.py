@@ -1,0 +1,205 @@
+"""The six shipped systems, each trained and asked on a tiny random student: what each seam does is seen here."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from training_toys import RECIPE, Lines, row
+from word_model import make_word_model
+
+from training import rerank, rl, sft
+from training.examples import build_examples, pair_groups, ranking_prompt, rl_prompts, sft_examples
+from training.jobs import ModelRef, RerankJob, RlJob, SftJob
+from training.recipes import Recipe, RecipeError, load_recipe
+
+RECIPES = sorted(RECIPE.parent.glob("*.yaml"))
+TINY = {
+    "units": {
+        "list": {"max_passages": 3, "passage_tokens": 16, "query_tokens": 16},
+        "set": {"size": 3, "passage_tokens": 16, "query_tokens": 16},
+        "pair": {"negatives": 2, "passage_tokens": 16, "query_tokens": 16},
+    },
+    "contract": {"listwise_think": {"chain_tokens": 32}, "score_think": {"chain_tokens": 32}},
+    "objective": {
+        name: {"lr": 3e-3, "epochs": 200, "batch": 4, "accumulation": 1, "scheduler": "constant", "max_tokens": 400}
+        for name in ("cross_entropy", "first_token_ranknet", "softmax_cross_entropy")
+    },
+    "sampling": {
+        "grpo": {"prompts": 3, "updates": 1, "rollouts": 2, "batch": 6, "max_completion_tokens": 12, "max_steps": 1}
+    },
+    "decoding": {
+        "sliding_window": {"window": 3, "step": 2, "top": 4, "max_new_tokens": 60, "batch": 4},
+        "setwise_heapsort": {"children": 2, "k": 2, "top": 4, "max_new_tokens": 12, "batch": 4},
+        "first_token_window": {"window": 3, "step": 2, "top": 4, "batch": 4},
+        "pointwise_logits": {"top": 4, "batch": 4},
+        "pointwise_said": {"top": 4, "max_new_tokens": 60, "batch": 4},
+    },
+    "model": {"base": "smollm2", "gradient_checkpointing": False, "tuning": "full"},
+}
+
+
+def system(name: str, **changes: Any) -> Recipe:
+    return load_recipe(RECIPE.with_name(f"{name}.yaml"), TINY, changes)
+
+
+def steps(count: int) -> dict[str, dict[str, dict[str, int]]]:
+    names = ("cross_entropy", "first_token_ranknet", "softmax_cross_entropy")
+    return {"objective": {name: {"max_steps": count} for name in names}}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in RECIPES])
+def test_every_system_trains_its_stages_and_ranks(
+    name: str, rows_path: Path, candidates_path: Path, tiny: ModelRef, tmp_path: Path, reporter: Lines
+) -> None:
+    recipe = system(name, **steps(2))
+    model = tiny
+    given = {"recipe": recipe, "release": "toy", "rows": rows_path, "output": tmp_path, "seed": 1}
+    if "sft" in recipe.stages:
+        trained = sft.run(job := SftJob(model=model, **given), reporter)
+        assert trained.steps == 2 and trained.rows_used == 4 and trained.rows_seen and trained.tokens > 0
+        model = ModelRef(path=str(job.folder), sha256=trained.weights_sha256)
+    if "rl" in recipe.stages:
+        trained = rl.run(job := RlJob(model=model, **given), reporter)
+        assert trained.steps == 1 and {"reward", "malformed_rate", "kl"} <= trained.history[0].keys()
+        model = ModelRef(path=str(job.folder), sha256=trained.weights_sha256)
+    assert model != tiny
+    asked = RerankJob(
+        recipe=recipe,
+        release="toy",
+        candidates=candidates_path,
+        candidates_sha256="toy",
+        student=recipe.stages[-1],
+        model=model,
+        output=tmp_path,
+        seed=1,
+    )
+    result = rerank.run(asked, reporter)
+    run = pl.read_parquet(asked.folder / "run.parquet")
+    first = pl.read_parquet(candidates_path)
+    keys = ["domain", "qid", "docid"]
+    assert run.select(keys).sort(keys).equals(first.select(keys).sort(keys))
+    assert result.queries == 4 and result.calls == pl.read_parquet(asked.folder / "calls.parquet").height > 0
+    single = recipe.units.name == "pair"
+    assert (run["value"].null_count() == 0) == single or result.malformed_rate == 1.0
+
+
+def eight_rows() -> list[dict[str, Any]]:
+    """Rows whose order and chain follow from the query alone."""
+    rows = []
+    for n in range(8):
+        order = [(n + 1) % 3, (n + 2) % 3, n % 3] if n % 2 else [n % 3, (n + 2) % 3, (n + 1) % 3]
+        best = order[0]
+        rows.append(
+            row(n)
+            | {"query": f"question{n}", "passages": [f"text{n}{letter}" for letter in "abc"], "final_order": order}
+            | {"relevant": [best], "reasoning": f"[{best + 1}] helps with question{n}."}
+        )
+    return rows
+
+
+@pytest.mark.parametrize("name", ["reasonrank", "reasonrank-direct", "first", "direct-point", "erank"])
+def test_eight_rows_are_learned_by_heart_and_answered_exactly(name: str, tmp_path: Path) -> None:
+    from ranking.decoding.calls import Call, Task
+    from training.rankers import ranker_for
+    from training.student import load_student, load_tokenizer
+
+    rows = eight_rows()
+    texts = [f"{one['query']} {one['query']}. {' '.join(one['passages'])} helps with This" for one in rows]
+    model = make_word_model(tmp_path / "words", texts)
+    pl.DataFrame(rows).write_parquet(tmp_path / "eight.parquet")
+    recipe = system(name, **steps(300))
+    job = SftJob(recipe=recipe, release="toy", rows=tmp_path / "eight.parquet", model=model, output=tmp_path, seed=1)
+    result = sft.run(job, Lines())
+    assert result.rows_used == len(result.rows_seen) == 8 and not result.rows_left_out
+    assert result.history[-1]["loss"] < 0.1
+    tokenizer = load_tokenizer(job.folder)
+    ranker = ranker_for(recipe, load_student(job.folder), tokenizer)
+    for one in rows:
+        if recipe.units.name == "list":
+            prompt = ranking_prompt(tokenizer, recipe, one["query"], one["passages"])[0]
+            ((_, answer),) = ranker.answer([prompt], [Call((0, 1, 2), Task.ORDER)])
+            assert answer.reply.fault is None and list(answer.reply.order) == one["final_order"]
+            continue
+        prompts = [ranking_prompt(tokenizer, recipe, one["query"], [text])[0] for text in one["passages"]]
+        calls = [Call((position,), Task.SCORE) for position in range(3)]
+        scores = {number: answer.reply.score for number, answer in ranker.answer(prompts, calls)}
+        assert None not in scores.values()
+        assert max(scores, key=lambda number: scores[number] or 0.0) == one["final_order"][0]
+        if name == "erank":
+            said = [scores[position] for position in one["final_order"]]
+            assert said == pytest.approx([10, 5, 0], abs=0.6)
+
+
+def test_a_set_holds_one_relevant_passage_and_says_where(tokenizer: Any) -> None:
+    recipe = system("rank-r1")
+    rows = [row(n) | {"relevant": [1, 2], "final_order": [2, 1, 0]} for n in range(6)]
+    prompts, left_out = rl_prompts(rows, recipe, tokenizer, 1)
+    assert not left_out and all(len(prompt.relevant) == 1 for prompt in prompts)
+    for one, prompt in zip(rows, prompts, strict=True):
+        shown = prompt.prompt[-1]["content"]
+        assert f"[{prompt.relevant[0] + 1}] {one['passages'][2]}" in shown and one["passages"][1] not in shown
+    assert len({prompt.relevant for prompt in prompts}) > 1
+
+
+def test_letters_name_the_passages_and_the_target_is_their_order(tokenizer: Any) -> None:
+    (example,), _ = sft_examples([row(0)], system("first"), tokenizer, 1)
+    assert "[B] All about rivers." in example.prompt[-1]["content"]
+    assert example.completion[0]["content"] == "B > C > A"
+
+
+def test_a_score_is_the_place_in_the_teachers_order_and_its_chain_what_was_said_of_the_passage(tokenizer: Any) -> None:
+    examples = build_examples(row(0), system("erank"), tokenizer, 1, with_target=True)
+    assert isinstance(examples, list) and len(examples) == 3
+    said = {e.prompt[-1]["content"].split("Passage: ")[1].split("\n")[0]: e.completion[0]["content"] for e in examples}
+    assert said["All about rivers."] == (
+        "<think> This passage speaks of rivers. So this passage comes first. </think> <answer> 10 </answer>"
+    )
+    assert said["One word on rivers."] == "<think></think> <answer> 5 </answer>"
+    assert said["Nothing of note."] == "<think></think> <answer> 0 </answer>"
+    assert [e.relevant for e in examples] == [(0,), (), ()]
+
+
+def test_a_group_opens_with_the_relevant_passage_and_a_row_without_others_is_left_out(tokenizer: Any) -> None:
+    recipe = system("direct-point")
+    groups, left_out = pair_groups([row(0), row(1) | {"relevant": [0, 1, 2]}], recipe, tokenizer, 1)
+    ((group,), (gone,)) = groups, left_out
+    assert "All about rivers." in group.prompts[0][-1]["content"] and len(group.prompts) == 3
+    assert (gone.row_id, gone.reason) == ("toy/1", "every passage is relevant, so none is the one to find")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("direct-point", {"units": {"name": "list"}}, r"units: list does not work with the contract yes_no.*pair"),
+        ("first", {"decoding": {"name": "sliding_window"}}, r"decoding: sliding_window .* with it do: first_token"),
+        ("reasonrank", {"reward": {"name": "none"}}, r"reward none and sampling grpo"),
+        ("direct-point", {"objective": {"name": "none"}}, r"objective: none does not work .* softmax_cross_entropy"),
+        ("rank-r1", {"reward": {"name": "none"}, "sampling": {"name": "none"}}, r"nothing would be trained"),
+        ("first", {"units": {"max_passages": 30}}, r"30, and there are 26 letters"),
+        ("erank", {"sampling": {"prompts": 4, "batch": 8}}, r"multiple of units.negatives \+ 1 = 3"),
+    ],
+)
+def test_choices_that_do_not_work_together_are_refused_with_those_that_do(
+    name: str, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(RecipeError, match=said):
+        system(name, **changes)
+
+
+def test_a_profile_may_give_values_by_choice_and_for_one_recipe() -> None:
+    by_choice = {"decoding": {"sliding_window": {"top": 7}, "pointwise_logits": {"top": 8}}}
+    tops = [
+        load_recipe(RECIPE.with_name(f"{name}.yaml"), by_choice).decoding.top for name in ("reasonrank", "direct-point")
+    ]
+    assert tops == [7, 8]
+    assert load_recipe(RECIPE, by_choice, {"decoding": {"top": 9}}).decoding.top == 9
+
+
+def test_every_template_is_one_that_its_contract_can_be_trained_with() -> None:
+    for path in RECIPES:
+        template = yaml.safe_load(
+            (RECIPE.parents[1] / "ranking" / "templates" / f"{system(path.stem).contract.template}.yaml").read_text()
+        )
+        assert {"method", "system_message", "prefix", "body", "suffix"} <= template.keys()

@@ -1,0 +1,164 @@
+"""Losses beside plain cross-entropy, each as a transformers Trainer over ready tokens.
+
+    trainer = FirstTokenTrainer(...)      # CE + weight x RankNet over the first answer token's letters (FIRST)
+    trainer = GroupTrainer(...)           # softmax cross-entropy of the relevant passage over its group (pointwise)
+
+Both take rows {row_id, tokens: [[id, ...], ...]}, pad to the right, remember in `seen` whose rows they drew and in
+`tokens` how many they read. The losses are plain functions of logits. Deliberately absent: cross-entropy alone, which
+is TRL's.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+IGNORED = -100
+
+
+def first_token_ranknet(scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """RankNet over the identifiers' logits, pair (i, j) weighted 1 / (i + j); FIRST (2406.15657), equation 3.
+
+    scores: (B, N), column r holding the logit of the passage at rank r + 1; present: (B, N) bool. Returns the sum over
+    the pairs, meaned over the B lists.
+    """
+    count = scores.shape[1]
+    ranks = torch.arange(1, count + 1, device=scores.device, dtype=scores.dtype)
+    weights = torch.triu(1.0 / (ranks[:, None] + ranks[None, :]), diagonal=1)
+    # The worse passage's logit above the better one's is what costs.
+    cost = functional.softplus(scores[:, None, :] - scores[:, :, None])
+    both = (present[:, :, None] & present[:, None, :]).to(scores.dtype)
+    return (cost * weights * both).sum(dim=(1, 2)).mean()
+
+
+def group_cross_entropy(scores: torch.Tensor, groups: Sequence[int]) -> torch.Tensor:
+    """Mean over groups of -log softmax of each group's first score, the relevant passage's.
+
+    scores: (sum(groups),), the groups behind one another.
+    """
+    losses = [functional.cross_entropy(part[None, :], part.new_zeros(1, dtype=torch.long))
+              for part in torch.split(scores, list(groups))]  # fmt: skip
+    return torch.stack(losses).mean()
+
+
+class RowTrainer(Trainer):
+    """A Trainer over rows of ready tokens, each of which names the row of the release that it was made from."""
+
+    def __init__(self, *, rows: Sequence[Mapping[str, Any]], pad: int, **arguments: Any) -> None:
+        self.pad = pad
+        self.seen: set[str] = set()
+        self.tokens = 0
+        self.lengths = [sum(map(len, row["tokens"])) for row in rows]
+        self._sums: dict[str, list[float]] = {}
+        super().__init__(train_dataset=_Rows(rows), data_collator=self._collate, **arguments)
+
+    def _get_train_sampler(self, *_: Any, **__: Any) -> LengthGroupedSampler:
+        """Rows of like length together, so that little of a batch is padding."""
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(batch, lengths=self.lengths)
+
+    def log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:
+        """Adds the means of what the loss noted since the last entry, and the tokens read so far."""
+        means = {name: sum(values) / len(values) for name, values in self._sums.items() if values}
+        self._sums = {}
+        super().log({**logs, **means, "num_tokens": self.tokens}, *rest, **named)
+
+    def note(self, name: str, value: torch.Tensor) -> None:
+        """Keep one batch's figure for the next log entry."""
+        self._sums.setdefault(name, []).append(float(value))
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of one batch; gradient accumulation averages the batches."""
+        self.seen.update(inputs.pop("row_ids"))
+        self.tokens += int(inputs["attention_mask"].sum())
+        loss = self.loss(model, inputs)
+        return (loss, {}) if return_outputs else loss
+
+    def loss(self, model: Any, inputs: Any) -> torch.Tensor:
+        """The objective; subclasses say what it is."""
+        raise NotImplementedError
+
+    def _collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        texts = [text for row in rows for text in row["tokens"]]
+        width = max(map(len, texts))
+        ids = torch.tensor([[*text, *[self.pad] * (width - len(text))] for text in texts])
+        mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts])
+        return {"input_ids": ids, "attention_mask": mask, "row_ids": [row["row_id"] for row in rows], "rows": rows}
+
+
+class FirstTokenTrainer(RowTrainer):
+    """Cross-entropy of the response + weight x RankNet at its first token."""
+
+    def __init__(self, *, letters: Sequence[int], weight: float, **arguments: Any) -> None:
+        """`letters`: the token of each identifier, in the order of the passages shown."""
+        super().__init__(**arguments)
+        self.letters = letters
+        self.weight = weight
+        # Batches are meaned here, each over its own tokens.
+        self.model_accepts_loss_kwargs = False
+
+    def loss(self, model: Any, inputs: Any) -> torch.Tensor:
+        """One batch of lists."""
+        rows = inputs["rows"]
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+        starts = torch.tensor([row["prompt"] for row in rows], device=ids.device)
+        places = torch.arange(ids.shape[1], device=ids.device)
+        labels = ids.masked_fill((places[None, :] < starts[:, None]) | (mask == 0), IGNORED)
+        entropy = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+        longest = max(len(row["order"]) for row in rows)
+        wanted = torch.tensor(
+            [
+                [self.letters[p] for p in row["order"]] + [self.letters[0]] * (longest - len(row["order"]))
+                for row in rows
+            ],
+            device=ids.device,
+        )
+        present = torch.tensor([[place < len(row["order"]) for place in range(longest)] for row in rows])
+        first = logits[torch.arange(len(rows), device=ids.device), starts - 1]
+        ranknet = first_token_ranknet(first.gather(1, wanted), present.to(ids.device))
+        self.note("cross_entropy", entropy.detach())
+        self.note("ranknet", ranknet.detach())
+        return entropy + self.weight * ranknet
+
+
+class GroupTrainer(RowTrainer):
+    """Softmax cross-entropy over groups of one relevant passage and some that are not, scored by yes - no."""
+
+    def __init__(self, *, yes: int, no: int, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.yes = yes
+        self.no = no
+        self.model_accepts_loss_kwargs = False
+
+    def loss(self, model: Any, inputs: Any) -> torch.Tensor:
+        """One batch of groups."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        last = mask.sum(dim=1) - 1
+        # Only the hidden state that answers becomes logits: a vocabulary at every place would be most of the work.
+        hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)[0]
+        answering = hidden[torch.arange(len(ids), device=ids.device), last]
+        logits = model.get_output_embeddings()(answering).float()
+        scores = logits[:, self.yes] - logits[:, self.no]
+        groups = [len(row["tokens"]) for row in inputs["rows"]]
+        firsts = torch.stack([part.argmax() == 0 for part in torch.split(scores, groups)])
+        self.note("accuracy", firsts.float().mean())
+        return group_cross_entropy(scores, groups)
+
+
+class _Rows(torch.utils.data.Dataset):
+    """Rows as a torch dataset."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self.rows[index]
