@@ -6,16 +6,13 @@ hunting, and `[0]` is a fault (both are bugs of ReasonRank's released reward, ME
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
-from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
-_LARGEST_ID = 999_999
 # One form for grammar and reader: an id that one takes and the other skips would pass a wrong list for right.
 _ID = r"\[(?:0|[1-9][0-9]{0,5})\]"
 _LIST = re.compile(rf"\s*{_ID}(\s*>\s*{_ID})*\s*")
@@ -59,18 +56,18 @@ def answer_within_tags(text: str, think: bool = True) -> str | None:
     opens = body.rfind("<answer>")
     if opens < 0 or not body.endswith("</answer>"):
         return None
-    before, tags = 0, 2
+    answer = body[opens + len("<answer>") : -len("</answer>")]
+    closed, tags, another = 0, 2, "<" in answer
     if think:
         closes = body.rfind("</think>", 0, opens)
         if closes < 0 or not body.startswith("<think>"):
             return None
-        before, tags = closes + len("</think>"), 4
-    if before != opens and not body[before:opens].isspace():
+        closed, tags = closes + len("</think>"), 4
+        another = another or body.find("<", len("<think>"), closes) >= 0
+    if closed != opens and not body[closed:opens].isspace():
         return None
-    # Whether a further < is one tag too many is the dearer question, and asked only where there is one.
-    if body.count("<") != tags and sum(map(body.count, _TAGS)) != tags:
-        return None
-    return body[opens + len("<answer>") : -len("</answer>")]
+    # Whether another < is one tag too many is the dearer question.
+    return None if another and sum(map(body.count, _TAGS)) != tags else answer
 
 
 def parse_answer(text: str, count: int, think: bool = True) -> Answer:
@@ -96,34 +93,48 @@ def parse_answers(
     is a fault.
     """
     answers = [answer_within_tags(text, think) for text in texts]
-    tagged = np.flatnonzero([answer is not None for answer in answers])
-    count = np.asarray(counts, np.int64)
-    orders = np.full((len(texts), count.max(initial=0)), -1)
-    listed = [answer for answer in answers if answer is not None]
-    # A list is right when every piece between two > is an id but for white space, and each id is there once.
-    pieces = ">".join(listed).split(">") if listed else []
-    lengths = np.fromiter(map(str.count, listed, repeat(">")), np.int64, len(listed)) + 1
-    positions = _positions(orders.shape[1])
-    named = np.fromiter(map(positions.get, pieces, repeat(-1)), np.int64, len(pieces))
-    for at in np.flatnonzero(named < 0).tolist():
-        named[at] = positions.get(pieces[at].strip(), -1)
-    row = np.repeat(tagged, lengths)
-    known = (named >= 0) & (named < count[row])
-    distinct = np.zeros(orders.shape, bool)
-    distinct[row[known], named[known]] = True
-    right = np.zeros(len(texts), bool)
-    right[tagged] = lengths == count[tagged]
-    right &= distinct.sum(axis=1) == count
-    orders[right[:, None] & (np.arange(orders.shape[1]) < count[:, None])] = named[right[row]]
-    wrong = (Fault.TAGS if answer is None else Fault.LIST for answer in answers)
-    return orders, tuple(None if fine else fault for fine, fault in zip(right.tolist(), wrong, strict=True))
+    listed = ["" if answer is None else answer.strip() for answer in answers]
+    orders, fine = _read_spaced(listed, np.asarray(counts, np.int64))
+    # What is written in another way may be right as well.
+    for row in np.flatnonzero(~fine).tolist():
+        if listed[row] and (order := parse_ranking(listed[row], counts[row]).order) is not None:
+            orders[row, : counts[row]] = order
+            fine[row] = True
+    faults = (Fault.TAGS if answer is None else Fault.LIST for answer in answers)
+    return orders, tuple(None if right else fault for right, fault in zip(fine.tolist(), faults, strict=True))
 
 
-@lru_cache(maxsize=64)
-def _positions(count: int) -> Mapping[str, int]:
-    """The 0-based position of each id from [1] to [count], bare and as format_order spaces it."""
-    spaced = ("[{}]", "[{}] ", " [{}] ", " [{}]")
-    return {form.format(at + 1): at for at in range(min(count, _LARGEST_ID)) for form in spaced}
+def _read_spaced(texts: Sequence[str], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Orders (B, N) of those texts that are letter for letter what format_order writes, up to [99]; and which they are.
+
+    All are read at once, as bytes: `[`, one digit or two, `]`, and then either ` > [` or the end of the text.
+    """
+    # A line break stands where a text ends, and zeros where the last one's end is looked past.
+    data = np.frombuffer("\n".join([*texts, "\0" * 8]).encode("ascii", "replace"), np.uint8)
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    ends = np.cumsum(sizes + 1) - 1
+    opens = np.flatnonzero(data == ord("["))
+    upto = np.searchsorted(opens, ends)
+    lengths = np.diff(upto, prepend=0)
+    row = np.repeat(np.arange(len(texts)), lengths)
+    tens, ones = data[opens + 1] - np.uint8(ord("0")), data[opens + 2] - np.uint8(ord("0"))
+    short = data[opens + 2] == ord("]")
+    behind = opens + np.where(short, 3, 4)
+    parted = np.logical_and.reduce([data[behind + at] == ord(letter) for at, letter in enumerate(" > [")])
+    right = (tens > 0) & (tens < 10) & (short | (ones < 10)) & (data[behind - 1] == ord("]"))
+    right &= parted | (behind == ends[row])
+    number = np.where(short, tens, 10 * tens + ones)
+    width = counts.max(initial=0)
+    position = np.where(right & (number <= width), number, 0).astype(np.int64) - 1
+    # A place for each position and one behind them, which is where -1 comes to lie.
+    seen = np.zeros((len(texts), width + 1), bool)
+    seen.ravel()[row * (width + 1) + position] = True
+    shown = np.arange(width) < counts[:, None]
+    fine = (lengths == counts) & ((seen[:, :width] & shown).sum(axis=1) == counts)
+    fine &= np.append(opens, -1)[upto - lengths] == ends - sizes
+    orders = np.full(shown.shape, -1)
+    orders[shown & fine[:, None]] = position[fine[row]]
+    return orders, fine
 
 
 def parse_ids(text: str, count: int) -> tuple[int, ...] | None:

@@ -69,8 +69,8 @@ class MultiViewReward:
         teacher = padded(teacher_order)
         good = mask(relevant, (teacher >= 0).sum(axis=1))
         terms = {
-            "ndcg": _spread(ndcg(orders[fine], good[fine], self.k), fine),
-            "recall": _spread(recall(orders[fine], good[fine], self.k), fine),
+            "ndcg": ndcg(orders, good, self.k),
+            "recall": recall(orders, good, self.k),
             "rbo": _spread(rank_biased_overlap(orders[fine], teacher[fine], self.rbo_p), fine),
         }
         total = terms["ndcg"] + self.recall_weight * terms["recall"] + self.rbo_weight * terms["rbo"]
@@ -128,9 +128,10 @@ def query_reciprocal_rank(
     levels, level = np.unique(scores[fine], return_inverse=True)
     first, behind = query * len(levels), (query + 1) * len(levels)
     at = first + level
+    of_relevant = np.sort(at[relevant])
     above, _ = _standing(at, behind, np.sort(at))
-    above_relevant, equal_relevant = _standing(at, behind, np.sort(at[relevant]))
-    below_all = above_relevant == _standing(first - 1, behind, np.sort(at[relevant]))[0]
+    above_relevant, equal_relevant = _standing(at, behind, of_relevant)
+    below_all = above_relevant == _standing(first - 1, behind, of_relevant)[0]
     punished = np.where(below_all, 0.0, -1.0 / (1 + above_relevant + 0.5 * equal_relevant))
     term = _spread(np.where(relevant, 1.0 / (1 + above), punished), fine)
     faults = _faults(answers, fine)
@@ -165,22 +166,27 @@ def rank_biased_overlap(left: Ints, right: Ints, p: float = 1.0) -> Floats:
         raise ValueError(f"RBO wants lists of one length, got {lengths[row]} and {others[row]} in row {row}.")
     depths = lengths.max(initial=0)
     left, right, depth = left[:, :depths], right[:, :depths], np.arange(depths)
-    # The last column takes what the padding, -1, looks up.
-    place = np.full((len(right), max(left.max(initial=-1), right.max(initial=-1)) + 2), depths)
-    np.put_along_axis(place, right, np.where(right >= 0, depth, depths), axis=1)
-    met_at = np.maximum(depth, np.take_along_axis(place, left, axis=1))
-    cell = met_at + np.arange(len(left))[:, None] * (depths + 1)
-    met = np.bincount(cell.ravel(), minlength=len(left) * (depths + 1)).reshape(len(left), depths + 1)
-    overlap = np.cumsum(met[:, :depths], axis=1) / (depth + 1)
-    weights = np.where(depth < lengths[:, None], p ** depth.astype(np.float64), 0.0)
-    return np.where(lengths > 0, _ratio(_sum(overlap * weights), _sum(weights)), 1.0)
+    row = np.arange(len(left))[:, None]
+    # Where `right` has each item, or nowhere, which is behind all depths. One place more is the padding's, -1: what
+    # lies there counts only behind the end of its list, where depths weigh nothing.
+    places = max(left.max(initial=-1), right.max(initial=-1)) + 2
+    place = np.full(len(left) * places, depths)
+    place[right + row * places] = depth
+    met_at = np.maximum(depth, place[left + row * places])
+    met = np.bincount((met_at + row * (depths + 1)).ravel(), minlength=len(left) * (depths + 1))
+    overlap = np.cumsum(met.reshape(len(left), depths + 1)[:, :depths], axis=1) / (depth + 1)
+    weights = p ** depth.astype(np.float64)
+    weighted = _sum(np.where(depth < lengths[:, None], overlap * weights, 0.0))
+    return np.where(lengths > 0, _ratio(weighted, np.append(0.0, np.cumsum(weights))[lengths]), 1.0)
 
 
 def padded(rows: Sequence[Sequence[int]]) -> Ints:
     """Rows of uneven length as one array (B, N), N being the longest; filled up with -1."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     array = np.full((len(rows), lengths.max(initial=0)), -1)
-    array[np.arange(array.shape[1]) < lengths[:, None]] = np.fromiter(chain.from_iterable(rows), np.int64)
+    array[np.arange(array.shape[1]) < lengths[:, None]] = np.fromiter(
+        chain.from_iterable(rows), np.int64, lengths.sum()
+    )
     return array
 
 
