@@ -86,7 +86,9 @@ def _follows(first: Any, then: Any) -> dg.SensorDefinition:
         request_job=then,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
-    def follow(context: dg.RunStatusSensorContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    def follow(
+        context: dg.RunStatusSensorContext, factory: dg.ResourceParam[Factory]
+    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         night = context.dagster_run.tags.get(NIGHT)
         if night is None:
             yield dg.SkipReason("not a run of the schedule")
@@ -95,11 +97,11 @@ def _follows(first: Any, then: Any) -> dg.SensorDefinition:
         if any(run.status != dg.DagsterRunStatus.SUCCESS for run in tonight):
             yield dg.SkipReason(f"{first.name} of {night} has not succeeded throughout")
             return
-        for key in then_keys:
+        keys = factory.settings.profile.nightly if then is train_and_evaluate else [None]
+        for key in keys:
             tags = {NIGHT: night}
             yield dg.RunRequest(run_key=f"{night}/{then.name}/{key or ''}", partition_key=key, tags=tags)
 
-    then_keys = recipes.get_partition_keys() if then is train_and_evaluate else [None]
     return follow
 
 

@@ -74,6 +74,9 @@ class Profile(BaseModel):
     recipes: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="The same for one recipe, by its name; laid over `recipe`."
     )
+    nightly: tuple[str, ...] = Field(
+        ("reasonrank",), description="Recipes that are trained and evaluated when a night has made a release."
+    )
 
 
 class Settings(BaseSettings):

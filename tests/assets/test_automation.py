@@ -31,10 +31,16 @@ def run(instance: dg.DagsterInstance, job: str, status: dg.DagsterRunStatus, nig
     return instance.create_run_for_job(made, status=status, tags=tags)
 
 
-def follow(instance: dg.DagsterInstance, sensor: dg.SensorDefinition, ended: dg.DagsterRun) -> list[dg.RunRequest]:
+def follow(
+    instance: dg.DagsterInstance, sensor: dg.SensorDefinition, ended: dg.DagsterRun, profile: str = "offline"
+) -> list[dg.RunRequest]:
     event = dg.DagsterEvent(event_type_value="PIPELINE_SUCCESS", job_name=ended.job_name, message="")
     context = dg.build_run_status_sensor_context(
-        sensor_name=sensor.name, dagster_instance=instance, dagster_run=ended, dagster_event=event
+        sensor_name=sensor.name,
+        dagster_instance=instance,
+        dagster_run=ended,
+        dagster_event=event,
+        resources={"factory": Factory(profile=profile, home="unused")},
     )
     return [asked for asked in sensor(context) if isinstance(asked, dg.RunRequest)]  # type: ignore[attr-defined]
 
@@ -64,9 +70,15 @@ def test_the_release_follows_only_when_every_domain_of_the_night_has_succeeded(i
     assert [request.tags[NIGHT] for request in asked] == ["2030-01-02"]
 
 
-def test_training_follows_the_release_for_every_recipe(instance: dg.DagsterInstance) -> None:
+def test_training_follows_the_release_for_the_recipes_of_the_profile(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
     ended = run(instance, "release_training_set", SUCCESS, "2030-01-02")
     assert [request.partition_key for request in follow(instance, sensors[1], ended)] == ["reasonrank"]
+    profile = tmp_path / "two.yaml"
+    profile.write_text("extends: offline\ndescription: two\nnightly: [first, direct-point]\n")
+    asked = follow(instance, sensors[1], ended, str(profile))
+    assert [request.partition_key for request in asked] == ["first", "direct-point"]
 
 
 def test_a_person_s_run_sets_nothing_off(instance: dg.DagsterInstance) -> None:

@@ -212,22 +212,27 @@ def test_answers_reorder_the_window_and_malformed_ones_give_what_can_be_recovere
             self.tokenizer = tokenizer
             self.texts = iter(["<think> a </think> <answer> [3] > [2] > [1] </answer>", "<answer> [2] and so on"])
 
-        def write(self, prompts: list[Any], _: Any) -> Any:
+        model = None
+
+        def write(self, prompts: list[Any], *_: Any) -> Any:
             text = next(self.texts)
             return [(i, Completion((1, 2), (3,), text, 0.1)) for i in range(len(prompts))]
 
     from ranking.decoding.desk import decode_all
     from ranking.decoding.listwise import sliding_window
+    from training.generate import Decoding
+    from training.rankers import Words
     from training.student import load_tokenizer
 
     queries = rerank.read_queries(candidates_path)
     job = rerank_job(recipe, tiny, candidates_path, tmp_path)
-    ranker = rerank.Ranker(job, Scripted(load_tokenizer(tiny.path)), queries, reporter)
-    ranked = decode_all([4] * 4, sliding_window(3, 2), ranker)
+    words = Words(recipe, Scripted(load_tokenizer(tiny.path)), Decoding(max_new_tokens=8))  # type: ignore[arg-type]
+    recorder = rerank.Recorder(job, words, queries, reporter)
+    ranked = decode_all([4] * 4, sliding_window(3, 2), recorder)
     # The 2nd to 4th turned round make 1 4 3 2; then the front window holds 1 4, and the 4th is named first.
     assert [made.order for made in ranked] == [(3, 0, 2, 1)] * 4
-    assert [call["fault"] for call in ranker.calls] == [None] * 4 + ["tags"] * 4
-    assert ranker.calls[0]["docids"] == [queries[0].docids[n] for n in (1, 2, 3)]
+    assert [call["fault"] for call in recorder.calls] == [None] * 4 + ["tags"] * 4
+    assert recorder.calls[0]["docids"] == [queries[0].docids[n] for n in (1, 2, 3)]
 
 
 def test_a_query_too_long_for_the_model_keeps_its_order_and_is_named(
