@@ -1,18 +1,18 @@
 """The six shipped systems, each trained and asked on a tiny random student: what each seam does is seen here."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-import yaml
 from training_toys import RECIPE, Lines, row
 from word_model import make_word_model
 
 from training import rerank, rl, sft
 from training.examples import build_examples, pair_groups, ranking_prompt, rl_prompts, sft_examples
 from training.jobs import ModelRef, RerankJob, RlJob, SftJob
-from training.recipes import Recipe, RecipeError, load_recipe
+from training.recipes import SEAMS, Recipe, RecipeError, load_recipe
 
 RECIPES = sorted(RECIPE.parent.glob("*.yaml"))
 TINY = {
@@ -197,9 +197,16 @@ def test_a_profile_may_give_values_by_choice_and_for_one_recipe() -> None:
     assert load_recipe(RECIPE, by_choice, {"decoding": {"top": 9}}).decoding.top == 9
 
 
-def test_every_template_is_one_that_its_contract_can_be_trained_with() -> None:
-    for path in RECIPES:
-        template = yaml.safe_load(
-            (RECIPE.parents[1] / "ranking" / "templates" / f"{system(path.stem).contract.template}.yaml").read_text()
-        )
-        assert {"method", "system_message", "prefix", "body", "suffix"} <= template.keys()
+def test_the_recipe_of_the_documentation_is_one(tmp_path: Path) -> None:
+    text = (RECIPE.parents[1] / "docs" / "recipes.md").read_text("utf-8")
+    (written,) = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith("name:")]
+    path = tmp_path / "direct-groups.yaml"
+    path.write_text(written)
+    recipe = load_recipe(path)
+    assert (recipe.stages, recipe.decoding.name, recipe.fusion.name) == (("sft",), "random_groups", "rrf")
+    named = {
+        name
+        for names in re.findall(r"^\| `\w+` \|[^|]*\| (.*) \|$", text, re.M)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert {name for choices in SEAMS.values() for name in choices} <= named
