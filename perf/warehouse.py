@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import re
 import shutil
 import subprocess
 import sys
@@ -49,6 +49,7 @@ VOCABULARY = 50_000
 FREQUENT = ("the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on")
 QUERY_WORDS, PASSAGE_WORDS, CHAIN_WORDS = 30, 60, 40
 SHARE = 0.01  # of lists that get each kind of planted fault
+BETWEEN = "split, ids and digests"
 MINUTES, GIBIBYTES, GROWTH, FASTER = 10.0, 8.0, 12.0, 5.0
 
 
@@ -137,23 +138,32 @@ def source(rows: int, length: int, items: int, seed: int) -> tuple[Lists, pl.Dat
 
 
 def one_size(rows: int, length: int, items: int, folder: Path) -> dict[str, Any]:
-    """Seconds of each phase, peak memory, and whether what was planted came back."""
+    """Seconds and peak memory of each phase, and whether what was planted came back."""
     lists, never, planted = source(rows, length, items, seed=rows)
-    start_memory = _peak()
     seconds: dict[str, float] = {}
     processor: dict[str, float] = {}
+    peaks = {"source": _peak_since()}
     settings = ReleaseSettings()
 
+    between: list[float] = []
+
     def timed(phase: str, work: Callable[[], Any]) -> Any:
+        _peak_since()
         started, busy = time.perf_counter(), time.process_time()
         done = work()
         seconds[phase], processor[phase] = time.perf_counter() - started, time.process_time() - busy
+        peaks[phase] = _peak_since()
         return done
 
+    def filtered(name: str, work: Callable[[], Any]) -> Any:
+        between.append(_peak_since())
+        return timed(name, work)
+
     # Phase by phase as curate does it, so that each can be told apart.
-    made: Curated = timed("curate", lambda: curate(lists, never, settings, watch=timed))
+    made: Curated = timed("curate", lambda: curate(lists, never, settings, watch=filtered))
     for clock in (seconds, processor):
-        clock["split, ids and digests"] = clock.pop("curate") - sum(s for name, s in clock.items() if name != "curate")
+        clock[BETWEEN] = clock.pop("curate") - sum(s for name, s in clock.items() if name != "curate")
+    peaks[BETWEEN] = max(*between, peaks.pop("curate"))
     with TemporaryDirectory(dir=folder) as place, opened(Lake.at(Path(place))) as lake:
         lake.snapshot()
         name, writes = timed(
@@ -172,7 +182,7 @@ def one_size(rows: int, length: int, items: int, folder: Path) -> dict[str, Any]
     return {
         "rows": rows, "kept": made.rows.height, "seconds": seconds, "processor": processor,
         "total": sum(seconds.values()),
-        "peak_gib": _peak(), "source_gib": start_memory, "stored_gib": stored / 2**30, "verified": verified,
+        "peak_gib": max(peaks.values()), "peaks": peaks, "stored_gib": stored / 2**30, "verified": verified,
         "planted": {reason: len(keys) for reason, keys in planted.items()}, "missed": missed,
         "clean_rejected": len([key for key in fallen if key not in every]),
         "reasons": made.rejections()["reason"].value_counts().rows(),
@@ -206,8 +216,6 @@ def decontamination(count: int, items: int) -> dict[str, Any]:
 
 def with_sets(training: list[str], benchmark: list[str]) -> set[tuple[int, int]]:
     """What anybody would write: a dictionary from 13-gram to the items that hold it."""
-    import re
-
     word = re.compile(r"[^\W_]+")
     grams: dict[str, set[int]] = {}
     for number, text in enumerate(benchmark):
@@ -256,17 +264,20 @@ def near_copies(count: int) -> dict[str, Any]:
     return figures
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def _peak_since() -> float:
+    """GiB of this process at its largest since the last call; Linux alone tells and forgets it."""
+    told = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text("utf-8"))
+    Path("/proc/self/clear_refs").write_text("5", "utf-8")
+    return int(told[1]) / 2**20 if told else 0.0
 
 
 def _show_size(told: dict[str, Any]) -> None:
-    print(f"\n{told['rows']:,} lists, filters: {', '.join(told['filters'])}")
+    print(f"\n{told['rows']:,} lists, filters: {', '.join(told['filters'])}; source {told['peaks']['source']:.2f} GiB")
     for phase, seconds in told["seconds"].items():
-        print(f"  {phase:<32} {seconds:8.1f} s {told['processor'][phase]:8.1f} s of a processor")
-    print(f"  {'together':<32} {told['total']:8.1f} s {sum(told['processor'].values()):8.1f}")
-    print(f"  peak {told['peak_gib']:.2f} GiB, of which {told['source_gib']:.2f} were there before; "
-          f"{told['stored_gib']:.2f} GiB stored; {told['kept']:,} kept")  # fmt: skip
+        print(f"  {phase:<32} {seconds:8.1f} s {told['processor'][phase]:8.1f} s of a processor, "
+              f"peak {told['peaks'][phase]:5.2f} GiB")  # fmt: skip
+    print(f"  {'together':<32} {told['total']:8.1f} s {sum(told['processor'].values()):8.1f} s of a processor, "
+          f"peak {told['peak_gib']:5.2f} GiB; {told['stored_gib']:.2f} GiB stored; {told['kept']:,} kept")  # fmt: skip
     print(f"  planted {told['planted']}, missed {told['missed']}, clean lists rejected: {told['clean_rejected']}")
 
 

@@ -199,7 +199,7 @@ class Lake:
         for frame in write.pieces() if isinstance(write, Stream) else (write.frame,):
             if frame.height:
                 columns = ", ".join(self._column(write.table, column) for column in frame.columns)
-                connection.register("incoming", frame.to_arrow())
+                connection.register("incoming", _read_once(frame))
                 connection.execute(f"INSERT INTO lake.{write.table} ({columns}) SELECT {columns} FROM incoming")
                 connection.unregister("incoming")
 
@@ -221,6 +221,18 @@ def _known(table: str) -> tuple[str, ...]:
     if columns is None:
         raise LakeError(f"the lake has no table {table!r}. Tables: {', '.join(sorted(table_columns()))}.")
     return columns
+
+
+def _read_once(frame: pl.DataFrame) -> Any:
+    """The rows of `frame` as a reader that lets go of them as they are read.
+
+    What is registered in a transaction is held until its end, also after it was unregistered: a table handed over as it
+    is would keep every piece of a release in memory.
+    """
+    import pyarrow as pa
+
+    table = frame.to_arrow()
+    return pa.RecordBatchReader.from_batches(table.schema, iter(table.to_batches()))
 
 
 def _select(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any]) -> pl.DataFrame:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
@@ -22,6 +22,7 @@ from warehouse.lake import (
     Lake,
     LakeError,
     Replace,
+    Stream,
     content_sha256,
     opened,
 )
@@ -161,6 +162,27 @@ def test_a_commit_to_an_unknown_table_leaves_nothing_of_itself_and_the_lake_usab
         assert lake.read("candidates").is_empty()
     assert lake.snapshot() == before
     assert lake.commit([Append("candidates", candidates("math", 3))], message()) == before + 1
+
+
+def test_a_stream_is_written_piece_by_piece_and_never_held_whole(lake: Lake) -> None:
+    pieces, piece_mib, resident = 20, 16, []
+
+    def told() -> Iterator[pl.DataFrame]:
+        for number in range(pieces):
+            resident.append(_resident_mib())
+            text = f"{number:08}" * (1 << 7)
+            rows = candidates("math", piece_mib << 10)
+            yield rows.with_columns(qid=pl.concat_str(pl.lit(text), pl.col("docid")))
+
+    lake.commit([Stream("candidates", told)], message())
+    assert lake.query("SELECT count(*) FROM candidates").item() == pieces * (piece_mib << 10)
+    # The first pieces fill what the allocators keep for themselves.
+    assert resident[-1] - resident[5] < (pieces - 6) * piece_mib / 2
+
+
+def _resident_mib() -> int:
+    status = Path("/proc/self/status").read_text("utf-8")
+    return int(status.partition("VmRSS:")[2].split()[0]) >> 10
 
 
 def test_a_commit_says_who_made_it(lake: Lake) -> None:
