@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rankmill import cli_audit, cli_formats, cli_label, cli_lake, cli_serve
+from rankmill import cli_audit, cli_formats, cli_label, cli_lake, cli_plan, cli_serve
 from rankmill.options import AsJson, BudgetUsd, Home, Limit, ProfileName, Sources, environment, plain_errors
 
 app = typer.Typer(
@@ -178,6 +178,7 @@ for _command in (
     cli_label.estimate,
     cli_label.label,
     cli_label.resynthesize,
+    cli_plan.plan,
     cli_formats.export,
     cli_formats.audit,
     cli_audit.why,

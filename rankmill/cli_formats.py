@@ -49,6 +49,11 @@ def export(
         if recipe not in settings.recipes():
             raise SettingsError(f"there is no recipe {recipe!r}. Recipes: {', '.join(settings.recipes())}.")
         contract = settings.recipe(recipe).contract
+        if "teacher_ranking" not in contract.fits["labels"] or contract.name == "letters":
+            raise SettingsError(
+                f"{recipe} asks about {settings.recipe(recipe).units.name}s with the contract {contract.name}; an "
+                "export holds lists in the form `[2] > [1]`. Name a recipe with a listwise contract: reasonrank."
+            )
         rows = release_rows(open_lake(), release)
         card = settings.home / "releases" / rows.release[:12] / "README.md"
         options = ExportOptions(

@@ -236,7 +236,7 @@ class Settings(BaseSettings):
 
     def recipe(self, name: str) -> Recipe:
         """A recipe with this profile's values in it."""
-        profile = self.profile
+        profile = self.profile_that_buys_nothing
         return load_recipe(ROOT / "recipes" / f"{name}.yaml", profile.recipe, profile.recipes.get(name, {}))
 
     def _with_environment(self, profile: Profile) -> Profile:

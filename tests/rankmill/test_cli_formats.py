@@ -81,6 +81,14 @@ def test_the_prompts_of_an_export_are_the_recipes(home: Path, tmp_path: Path) ->
         (("export", "ffff", "--format", "hub"), "names 0 releases. Releases:"),
         (("export", "newest", "--format", "hub", "--split", "test"), "there is no split 'test'. Splits: sft, rl, dev"),
         (("export", "newest", "--format", "trl", "--recipe", "x"), "there is no recipe 'x'. Recipes:"),
+        (
+            ("export", "newest", "--format", "trl", "--recipe", "first"),
+            "first asks about lists with the contract letters",
+        ),
+        (
+            ("export", "newest", "--format", "trl", "--recipe", "erank"),
+            "asks about pairs with the contract score_think",
+        ),
     ],
 )
 def test_a_wrong_word_is_answered_with_the_right_ones(
@@ -90,6 +98,18 @@ def test_a_wrong_word_is_answered_with_the_right_ones(
     assert result.exit_code == 1
     assert told in result.output and "Traceback" not in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_counts_rows_and_tokens_of_the_release_and_starts_nothing(home: Path) -> None:
+    words = ("plan", "--recipe", "reasonrank", "--profile", "offline", "--home", str(home))
+    told = rankmill(*words)
+    assert told.exit_code == 0, told.output
+    assert "reasonrank (smollm2) on release" in told.output and "a device (fits)" in told.output
+    (supervised, reinforced) = json.loads(rankmill(*words, "--json").output)["stages"]
+    assert supervised["rows"] + supervised["left_out"] > 0 and supervised["tokens"] > supervised["longest"] > 0
+    assert reinforced["stage"] == "rl" and reinforced["steps"] == 3
+    wrong = rankmill(*words, "--device", "abacus")
+    assert wrong.exit_code == 1 and "Devices: a100, h100, h200" in wrong.output
 
 
 def test_an_empty_home_has_nothing_to_export(tmp_path: Path) -> None:

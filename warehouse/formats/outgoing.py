@@ -69,7 +69,7 @@ class Outgoing:
 
 def release_rows(lake: Lake, release: str) -> Outgoing:
     """A release by its hash, by a unique beginning of it, or as `newest`. Raises UnknownRelease."""
-    name = _newest(lake) if release == "newest" else known_release(lake, release)
+    name = newest_release(lake) if release == "newest" else known_release(lake, release)
     sizes = lake.read("training_rows", {"release": name}, ["domain", "split"]).group_by("domain", "split").len()
     counted = {(domain, split): rows for domain, split, rows in sizes.iter_rows()}
     return Outgoing(name, counted, lambda: lake.pieces("training_rows", "row_id", CHUNK, {"release": name}, COLUMNS))
@@ -109,7 +109,7 @@ class Texts:
         return frame.select("id", "text").filter(pl.Series(fresh, dtype=pl.Boolean))
 
 
-def _newest(lake: Lake) -> str:
+def newest_release(lake: Lake) -> str:
     known = lake.read("releases", columns=["created_at", "release"]).sort("created_at", "release")
     if known.is_empty():
         raise UnknownRelease("there is no release yet. Make one with `rankmill run`.")

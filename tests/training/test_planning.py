@@ -1,0 +1,70 @@
+"""Plans: what is counted is what training then reads, and what is reckoned follows the model and the devices."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from test_systems import eight_rows, steps, system
+from training_toys import Lines
+from word_model import make_word_model
+
+from training import sft
+from training.checkpoints import read_rows
+from training.jobs import ModelRef, SftJob
+from training.planning import ACCELERATORS, KNOWN, Plan, Shape, plan_of
+from training.recipes import Recipe
+from training.student import load_student, load_tokenizer
+
+QWEN = KNOWN["Qwen/Qwen2.5-7B-Instruct"]
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelRef, Path]:
+    rows = eight_rows()
+    folder = tmp_path_factory.mktemp("words")
+    model = make_word_model(folder / "model", [f"{one['query']} {' '.join(one['passages'])}" for one in rows])
+    both = rows + [one | {"row_id": f"{one['row_id']}/rl", "split": "rl"} for one in rows]
+    pl.DataFrame(both).write_parquet(folder / "rows.parquet")
+    return model, folder / "rows.parquet"
+
+
+def planned(recipe: Recipe, words: tuple[ModelRef, Path], shape: Shape = QWEN, count: int = 1) -> Plan:
+    rows = {split: read_rows(words[1], split) for split in ("sft", "rl")}
+    return plan_of(recipe, rows, load_tokenizer(words[0].path), shape, ACCELERATORS["h100"], count, seed=1)
+
+
+@pytest.mark.parametrize("name", ["reasonrank", "first", "direct-point", "erank"])
+def test_the_tokens_of_a_plan_are_those_that_training_reads(
+    name: str, words: tuple[ModelRef, Path], tmp_path: Path
+) -> None:
+    recipe = system(name, **steps(4))
+    stage = planned(recipe, words).stages[0]
+    job = SftJob(recipe=recipe, release="toy", rows=words[1], model=words[0], output=tmp_path, seed=1)
+    result = sft.run(job, Lines())
+    assert (stage.rows, stage.steps) == (result.rows_used, result.steps)
+    assert stage.tokens == pytest.approx(result.tokens, rel=0.1)
+
+
+def test_the_shape_of_a_config_has_the_models_weights(words: tuple[ModelRef, Path]) -> None:
+    model = load_student(words[0].path)
+    assert Shape.of(model.config).parameters == pytest.approx(model.num_parameters(), rel=0.01)
+
+
+def test_more_devices_take_less_memory_and_time_each_and_longer_passages_more(words: tuple[ModelRef, Path]) -> None:
+    recipe = system("reasonrank")
+    one, eight = planned(recipe, words), planned(recipe, words, count=8)
+    for few, many in zip(one.stages, eight.stages, strict=True):
+        assert many.memory < few.memory and many.hours < few.hours
+        assert not few.fits(one.device) and many.fits(one.device)
+    whole = sum(stage.hours for stage in planned(recipe, words, replace(QWEN, parameters=2 * QWEN.parameters)).stages)
+    assert whole > sum(stage.hours for stage in one.stages)
+
+
+def test_adapters_and_checkpointing_save_memory(words: tuple[ModelRef, Path]) -> None:
+    def memory(**model: Any) -> float:
+        return planned(system("first", model=model), words).stages[0].memory
+
+    assert memory(tuning="lora") < memory(tuning="full") / 3
+    assert memory(gradient_checkpointing=True) < memory(gradient_checkpointing=False)

@@ -1,0 +1,237 @@
+"""What a recipe would take on given accelerators, from the release's own rows, before anything is started.
+
+    plan = plan_of(recipe, rows, tokenizer, shape, ACCELERATORS["h100"], count=8)
+    plan.stages                        # one a stage: rows, tokens, steps, memory of a device in bytes, hours
+
+Counted: rows that fit, tokens of prompts and responses, steps. Reckoned from the model's shape: memory and hours, by
+the rules below, which the plan carries along in words. Rules of memory a device, everything sharded over all of them
+(ZeRO-3, FSDP): 16 bytes a trained weight (fp32 master, two AdamW moments, bf16 copy and gradient), 2 a frozen one, one
+layer gathered whole; activations with gradient checkpointing: 2 bytes x tokens x hidden x layers, one layer's 34 x
+tokens x hidden (Korthikanti et al. 2022, table 2, flash attention), and fp32 logits of 4,096 tokens at a time. Rules of
+time: 6 operations a weight and token (8 with checkpointing, 2 for a forward pass alone) at MFU of the device's peak;
+a written token reads all weights and the cache once, for all rollouts of a device together.
+
+Deliberately absent: pipeline and tensor parallelism, and measured figures (those are in docs/results.md).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from training.examples import pair_groups, prompt_length, rl_prompts, sft_examples, whole_length
+from training.recipes import Recipe
+from training.seams import SoftmaxCrossEntropy
+
+MFU = 0.4
+LOGITS_AT_ONCE = 4_096
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A device: memory in bytes, dense bf16 operations a second, bytes read a second (vendors' data sheets)."""
+
+    name: str
+    memory: float
+    flops: float
+    bandwidth: float
+
+
+ACCELERATORS = {
+    "a100": Accelerator("A100 80 GB", 80e9, 312e12, 2.0e12),
+    "h100": Accelerator("H100 SXM", 80e9, 989e12, 3.35e12),
+    "h200": Accelerator("H200 SXM", 141e9, 989e12, 4.8e12),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model its memory and time depend on."""
+
+    parameters: float
+    layers: int
+    hidden: int
+    vocabulary: int
+    cache: int  # bytes of the key-value cache a token, bf16
+
+    @classmethod
+    def of(cls, config: Any) -> "Shape":
+        """The shape that a transformers config describes: a decoder with gated feed-forward layers."""
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        keys = config.num_key_value_heads
+        attention = config.hidden_size * width * (2 * heads + 2 * keys)
+        layer = attention + 3 * config.hidden_size * config.intermediate_size
+        embedded = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+        return cls(
+            float(config.num_hidden_layers * layer + embedded),
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.vocab_size,
+            config.num_hidden_layers * keys * width * 2 * 2,
+        )
+
+
+# Configurations that are published with the models, for where the hub is out of reach.
+KNOWN = {
+    "Qwen/Qwen2.5-7B-Instruct": Shape(7.62e9, 28, 3_584, 152_064, 28 * 4 * 128 * 2 * 2),
+    "Qwen/Qwen2.5-32B-Instruct": Shape(32.8e9, 64, 5_120, 152_064, 64 * 8 * 128 * 2 * 2),
+}
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: what was counted, and what is reckoned from it; `longest` and `tokens` in tokens, memory in bytes."""
+
+    stage: str
+    rows: int
+    left_out: int
+    examples: int
+    longest: int
+    tokens: float
+    steps: int
+    memory: float
+    hours: float
+
+    def fits(self, device: Accelerator) -> bool:
+        """Whether a device holds it, with a tenth of its memory kept free."""
+        return self.memory <= 0.9 * device.memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a recipe on `count` devices."""
+
+    recipe: str
+    base: str
+    device: Accelerator
+    count: int
+    stages: tuple[StagePlan, ...]
+
+
+def plan_of(
+    recipe: Recipe,
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    tokenizer: Any,
+    shape: Shape,
+    device: Accelerator,
+    count: int,
+    seed: int = 0,
+) -> Plan:
+    """The plan over the rows of each split (sft, rl)."""
+    planned = {"sft": _supervised, "rl": _reinforced}
+    stages = tuple(
+        planned[stage](recipe, rows[stage], tokenizer, shape, device, count, seed) for stage in recipe.stages
+    )
+    return Plan(recipe.name, recipe.model.base, device, count, stages)
+
+
+def _supervised(
+    recipe: Recipe, rows: Sequence[Mapping[str, Any]], tokenizer: Any, shape: Shape, device: Accelerator, count: int,
+    seed: int,
+) -> StagePlan:  # fmt: skip
+    objective = recipe.supervised
+    if isinstance(objective, SoftmaxCrossEntropy):
+        groups, left_out = pair_groups(rows, recipe, tokenizer, seed)
+        lengths = [[prompt_length(tokenizer, prompt) for prompt in group.prompts] for group in groups]
+    else:
+        examples, left_out = sft_examples(rows, recipe, tokenizer, seed)
+        lengths = [[whole_length(tokenizer, example)] for example in examples]
+    together = objective.batch * objective.accumulation * count
+    steps = math.ceil(len(lengths) * objective.epochs / together)
+    steps = min(steps, objective.max_steps or steps)
+    mean = sum(map(sum, lengths)) / max(1, len(lengths))
+    tokens = steps * together * mean
+    longest = max((max(one) for one in lengths), default=0)
+    at_once = objective.batch * max((max(one) * len(one) for one in lengths), default=0)
+    work = tokens * shape.parameters * _operations(recipe)
+    return StagePlan(
+        "sft",
+        len(rows) - len(left_out),
+        len(left_out),
+        len(lengths),
+        longest,
+        tokens,
+        steps,
+        _memory(recipe, shape, count, at_once),
+        work / (count * device.flops * MFU) / 3_600,
+    )
+
+
+def _reinforced(
+    recipe: Recipe, rows: Sequence[Mapping[str, Any]], tokenizer: Any, shape: Shape, device: Accelerator, count: int,
+    seed: int,
+) -> StagePlan:  # fmt: skip
+    sampling = recipe.grpo
+    examples, left_out = rl_prompts(rows, recipe, tokenizer, seed)
+    prompts = [prompt_length(tokenizer, example.prompt) for example in examples]
+    longest = max(prompts, default=0) + sampling.max_completion_tokens
+    mean = sum(prompts) / max(1, len(prompts)) + sampling.max_completion_tokens
+    draws = math.ceil(sampling.max_steps / sampling.updates)
+    rollouts = sampling.prompts * sampling.rollouts
+    tokens = draws * rollouts * mean
+    # The old policy and, for the KL term, the reference read every rollout once; each update learns its share of them.
+    forward = 2 * (1 + (sampling.kl > 0))
+    work = tokens * shape.parameters * (forward + _operations(recipe))
+    mine = max(1, rollouts // count)
+    read = 2 * shape.parameters + mine * mean * shape.cache
+    writing = draws * sampling.max_completion_tokens * read / device.bandwidth
+    memory = _memory(recipe, shape, count, sampling.batch * longest)
+    memory += 2 * shape.parameters / count * (sampling.kl > 0 and recipe.model.tuning == "full")
+    memory += 2 * shape.parameters + min(mine, sampling.batch) * longest * shape.cache
+    return StagePlan(
+        "rl",
+        len({example.row_id for example in examples}),
+        len(left_out),
+        len(examples),
+        longest,
+        tokens,
+        sampling.max_steps,
+        memory,
+        (work / (count * device.flops * MFU) + writing) / 3_600,
+    )
+
+
+def _operations(recipe: Recipe) -> int:
+    """Operations a weight and token of a learning step; frozen weights pass gradients on and get none themselves."""
+    passes = 4 if recipe.model.tuning == "lora" else 6
+    return passes + 2 * recipe.model.gradient_checkpointing
+
+
+def _memory(recipe: Recipe, shape: Shape, count: int, tokens: int) -> float:
+    """Bytes a device while it learns from `tokens` tokens at once."""
+    model = recipe.model
+    if model.tuning == "full":
+        weights = 16 * shape.parameters / count
+    else:
+        adapters = 2 * model.rank * shape.hidden * 7 * shape.layers
+        weights = 2 * shape.parameters / count + 16 * adapters / count
+    gathered = 2 * shape.parameters / shape.layers
+    kept = 34 * tokens * shape.hidden * (1 if model.gradient_checkpointing else shape.layers)
+    kept += 2 * tokens * shape.hidden * shape.layers
+    return weights + gathered + kept + 2 * 4 * min(tokens, LOGITS_AT_ONCE) * shape.vocabulary
+
+
+def shape_and_tokenizer(recipe: Recipe, cache: Any) -> tuple[Shape, Any, str]:
+    """The base model's shape, a tokenizer, and whose it is: its own where it is at hand, else SmolLM2's.
+
+    Raises LookupError where neither the model nor its published shape is known.
+    """
+    from transformers import AutoConfig
+
+    from training.jobs import BASE_WHEELS, ModelRef, base_model
+    from training.student import load_tokenizer, resolve
+
+    (spare,) = BASE_WHEELS
+    base = recipe.model.base
+    try:
+        source = resolve(base_model(recipe), cache)
+        return Shape.of(AutoConfig.from_pretrained(source)), load_tokenizer(source), base
+    except OSError:
+        if base not in KNOWN:
+            raise LookupError(
+                f"{base}: no such model here, the hub gave none, and its shape is not among {', '.join(KNOWN)}. "
+                f"Set model.base to a local folder."
+            ) from None
+        return KNOWN[base], load_tokenizer(resolve(ModelRef(path=spare, sha256="wheel"), cache)), spare
