@@ -154,6 +154,22 @@ def test_a_batch_is_parsed_as_each_of_its_texts_is(batch: list[tuple[str, int]],
         assert row == order + [-1] * (len(row) - len(order))
 
 
+def test_a_letter_that_is_wrong_missing_or_too_many_is_seen_in_a_batch_as_it_is_alone() -> None:
+    right = format_order([19, *range(19)])
+    odd = "[]>/:019 \n\0x"
+    lists = [right]
+    for at in range(len(right)):
+        lists += [right[:at] + letter + right[at + 1 :] for letter in ["", *odd]]
+        lists += [right[:at] + letter + right[at:] for letter in odd]
+    lists += [right.replace("[20]", f"[{one}{other}") for one in odd for other in odd]
+    lists += [right.replace("[20]", f"[{one}{other}]") for one in odd for other in odd]
+    texts = [f"<answer>{listed}</answer>" for listed in lists]
+    found, faults = parse_answers(texts, [20] * len(texts), think=False)
+    alone = [parse_answer(text, 20, think=False) for text in texts]
+    assert faults == tuple(answer.fault for answer in alone)
+    assert [tuple(row) for row in found.tolist()] == [answer.order or (-1,) * 20 for answer in alone]
+
+
 def test_a_chain_is_a_fault_where_the_answer_alone_is_asked_for() -> None:
     assert parse_answer("<think>a</think><answer>[2] > [1]</answer>", 2, think=False).fault is Fault.TAGS
 
