@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,6 +166,10 @@ def recover_order(text: str, count: int) -> tuple[int, ...]:
 
 def describe_list_fault(text: str, count: int) -> str | None:
     """What is wrong with a bare list, in words that a repair turn can show to the teacher; None when it is right."""
+    # As nearly every teacher writes it; the grammar below takes five times as long.
+    listed = text.split(" > ")
+    if len(listed) == count and _ids(count) == set(listed):
+        return None
     if not text.strip():
         return "the reply is empty"
     if not _LIST.fullmatch(text):
@@ -179,6 +184,11 @@ def describe_list_fault(text: str, count: int) -> str | None:
     if repeated:
         return f"{_join(repeated)} stands more than once"
     return f"{_join(sorted(set(range(1, count + 1)) - set(numbers)))} is missing"
+
+
+@lru_cache(maxsize=64)
+def _ids(count: int) -> frozenset[str]:
+    return frozenset(f"[{number}]" for number in range(1, count + 1))
 
 
 def describe_ids_fault(text: str, count: int) -> str | None:
