@@ -2,7 +2,7 @@
 
 `write_checkpoint` fills the job's temporary folder and returns the TrainResult; `jobs.publish` makes it final. The
 folder loads as it is in transformers, vLLM and (with the template beside it) RankLLM. Deliberately absent: optimizer
-state; a stage is short here and starts again from its inputs.
+state, which is needed while a stage goes on and no longer (training.survival).
 """
 
 import platform
@@ -68,6 +68,8 @@ def write_checkpoint(
     left_out: Sequence[LeftOut],
     seen: Iterable[str],
     history: Sequence[dict[str, float]],
+    steps: int,
+    went_on_at: Sequence[int],
     tokens: int,
     started: float,
     train_seconds: float,
@@ -91,9 +93,10 @@ def write_checkpoint(
         rows_seen=tuple(sorted(seen)),
         rows_left_out=tuple(left_out),
         queries_cut=queries_cut,
-        steps=len(history),
+        steps=steps,
+        went_on_at=tuple(went_on_at),
         tokens=tokens,
-        step_seconds=train_seconds / max(1, len(history)),
+        step_seconds=train_seconds / max(1, steps),
         history=tuple(history),
     )
     (part / "README.md").write_text(model_card(job, result, licences(job.rows, job.stage)), encoding="utf-8")

@@ -1,41 +1,106 @@
 """The learning curve: what a trainer logs, under this project's names, kept and reported step by step.
 
-    curve = Curve("sft", {"loss": "loss"}, reporter)
+    tally = Tally()                                 # filled by the trainer, batch by batch
+    curve = Curve("sft", {"loss": "loss"}, reporter, tally)
     SFTTrainer(..., callbacks=[curve.callback()])
-    curve.history                                   # [{"step": 1, "loss": 2.3, "seconds": 4.1}, ...]
+    curve.history                                   # [{"step": 1, "loss": 2.3, "seconds": 4.1, ...}, ...]
 
-Deliberately absent: plots and metric stores; the asset draws the curve from result.json.
+Beside what is logged an entry has `seconds`, `tokens_per_second` (padding is no token), `padding` (its share of all
+places in the batches) and `memory_gb` (the most that this process has held so far). Deliberately absent: plots and
+metric stores; the asset draws the curve from result.json.
 """
 
 import logging
+import resource
+import sys
 import time
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from training.reporting import Reporter
+from training.survival import Member
+
+GB = 1e9
 
 
-class Curve:
+class Tally(Member):
+    """What the batches held so far: whose rows, how many tokens, and in how many places."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self.tokens = 0
+        self.places = 0
+
+    def count(self, mask: Any) -> None:
+        """Add one batch by its attention mask."""
+        self.tokens += int(mask.sum())
+        self.places += mask.numel()
+
+    def state(self) -> dict[str, Any]:
+        """What JSON can hold of it."""
+        return {"seen": sorted(self.seen), "tokens": self.tokens, "places": self.places}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.seen |= set(state["seen"])
+        self.tokens, self.places = state["tokens"], state["places"]
+
+
+class Curve(Member):
     """Collects one entry an optimizer step and hands each to the reporter."""
 
-    def __init__(self, stage: str, names: Mapping[str, str], reporter: Reporter) -> None:
+    def __init__(self, stage: str, names: Mapping[str, str], reporter: Reporter, tally: Tally) -> None:
         self.stage = stage
         self.names = names
         self.reporter = reporter
+        self.tally = tally
         self.history: list[dict[str, float]] = []
-        self.tokens = 0
-        self._last = time.perf_counter()
+        self._aside: dict[str, float] = {}
+        self._last = (time.perf_counter(), 0, 0)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in steps, those of killed processes that were kept among them."""
+        return sum(entry.get("seconds", 0.0) for entry in self.history if entry["step"])
+
+    def state(self) -> dict[str, Any]:
+        """What JSON can hold of it."""
+        return {"history": self.history}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.history[:] = state["history"]
+
+    def begin(self) -> None:
+        """Start the clock of the next step."""
+        self._last = (time.perf_counter(), self.tally.tokens, self.tally.places)
+
+    def aside(self, step: int, total: int, metrics: Mapping[str, float], seconds: float) -> None:
+        """Figures that took `seconds` beside the step's own work; those of step 0 are an entry of their own."""
+        self._last = (self._last[0] + seconds, *self._last[1:])
+        if step == 0:
+            self._append(step, total, dict(metrics))
+        else:
+            self._aside.update(metrics)
 
     def record(self, step: int, total: int, logs: Mapping[str, Any]) -> None:
         """Keep what a trainer logged; the summary it logs at the end has no loss of its own and is passed over."""
         if "loss" not in logs:
             return
         metrics = {ours: float(logs[theirs]) for theirs, ours in self.names.items() if theirs in logs}
-        now = time.perf_counter()
-        metrics["seconds"] = round(now - self._last, 3)
-        self._last = now
-        self.tokens = int(logs.get("num_tokens", self.tokens))
+        then, tokens, places = self._last
+        self.begin()
+        now, all_tokens, all_places = self._last
+        metrics["seconds"] = round(now - then, 3)
+        metrics["tokens_per_second"] = round((all_tokens - tokens) / max(now - then, 1e-9), 1)
+        if all_places > places:
+            metrics["padding"] = round(1.0 - (all_tokens - tokens) / (all_places - places), 4)
+        metrics["memory_gb"] = round(peak_memory() / GB, 2)
+        self._append(step, total, metrics | self._aside)
+        self._aside = {}
+
+    def _append(self, step: int, total: int, metrics: dict[str, float]) -> None:
         self.history.append({"step": float(step), **metrics})
         self.reporter.step(self.stage, step, total, metrics)
 
@@ -47,12 +112,21 @@ class Curve:
 
         class Recorder(TrainerCallback):
             def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                curve._last = time.perf_counter()
+                curve.begin()
 
             def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
                 curve.record(state.global_step, state.max_steps, logs or {})
 
         return Recorder()
+
+
+def peak_memory() -> float:
+    """The most bytes that this process has held: of the accelerator where there is one, else of memory."""
+    import torch
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def only_curve(trainer: Any) -> None:

@@ -88,12 +88,37 @@ class Job(BaseModel):
         return self.cache or self.output
 
 
-class SftJob(Job):
+class TrainJob(Job):
+    """What both training stages carry. How often something is kept to go on from shapes no result, nor the hash."""
+
+    rows: Path = Field(description="rows.parquet of the release; its content is given by the release hash.")
+    checkpoint_seconds: float = Field(
+        300.0, ge=0, description="Seconds after which a checkpoint is kept to go on from; the newest one stays."
+    )
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="Keep one after so many optimizer steps instead; null goes by the clock."
+    )
+
+    @classmethod
+    def reads(cls, recipe: Recipe) -> tuple[str, ...]:
+        """The seams that the stage reads: choosing a step by the dev rows reads how lists are ranked, too."""
+        return cls.seams
+
+    @property
+    def content(self) -> dict[str, object]:
+        """What the hash is taken over."""
+        return {**super().content, "recipe": self.recipe.sha256_of(*self.reads(self.recipe))}
+
+    @property
+    def resume(self) -> Path:
+        """Where a killed process leaves what the next one goes on from."""
+        return self.output / f".{self.folder.name}.resume"
+
+
+class SftJob(TrainJob):
     """Cold-start supervised fine-tuning on the `sft` rows of a release."""
 
     seams: ClassVar[tuple[str, ...]] = ("units", "labels", "contract", "objective", "model")
-
-    rows: Path = Field(description="rows.parquet of the release; its content is given by the release hash.")
 
     @property
     def stage(self) -> str:
@@ -101,12 +126,10 @@ class SftJob(Job):
         return "sft"
 
 
-class RlJob(Job):
+class RlJob(TrainJob):
     """Reinforcement learning on the `rl` rows of a release, starting from the SFT weights."""
 
     seams: ClassVar[tuple[str, ...]] = ("units", "labels", "contract", "reward", "sampling", "model")
-
-    rows: Path = Field(description="rows.parquet of the release; its content is given by the release hash.")
 
     @property
     def stage(self) -> str:
@@ -171,7 +194,8 @@ class TrainResult(Result):
     rows_seen: tuple[str, ...] = Field(description="Ids of the rows that some step drew, sorted.")
     rows_left_out: tuple[LeftOut, ...]
     queries_cut: int = Field(description="Rows whose query was cut to units.query_tokens.")
-    steps: int
+    steps: int = Field(description="Optimizer steps that were made.")
+    went_on_at: tuple[int, ...] = Field((), description="Steps from which a process went on after one had died.")
     tokens: int = Field(description="Tokens seen in training, prompts and padding-free responses.")
     step_seconds: float = Field(description="Mean seconds of an optimizer step.")
     history: tuple[dict[str, float], ...] = Field(description="One entry a step: step, loss, reward by term, ...")
@@ -267,15 +291,20 @@ def workspace(job: Job) -> Iterator[Path]:
 def publish(part: Path, job: Job, result: Result) -> None:
     """Write result.json last, fsync everything, then rename the folder to its final name."""
     (part / "result.json").write_text(json.dumps(result.model_dump(mode="json"), indent=1), encoding="utf-8")
-    for path in [*sorted(p for p in part.rglob("*") if p.is_file()), part]:
+    sync(part)
+    if job.folder.exists():  # left by a process that died between two versions of this stage, or a concurrent twin
+        shutil.rmtree(job.folder)
+    part.rename(job.folder)
+
+
+def sync(folder: Path) -> None:
+    """Have the disk hold a folder and all files in it."""
+    for path in [*sorted(p for p in folder.rglob("*") if p.is_file()), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    if job.folder.exists():  # left by a process that died between two versions of this stage, or a concurrent twin
-        shutil.rmtree(job.folder)
-    part.rename(job.folder)
 
 
 def alive(pid: int) -> bool:

@@ -3,9 +3,8 @@
     trainer = FirstTokenTrainer(...)      # CE + weight x RankNet over the first answer token's letters (FIRST)
     trainer = GroupTrainer(...)           # softmax cross-entropy of the relevant passage over its group (pointwise)
 
-Both take rows {row_id, tokens: [[id, ...], ...]}, pad to the right, remember in `seen` whose rows they drew and in
-`tokens` how many they read. The losses are plain functions of logits. Deliberately absent: cross-entropy alone, which
-is TRL's.
+Both take rows {row_id, tokens: [[id, ...], ...]}, pad to the right, and count in `tally` the rows and tokens that they
+read. The losses are plain functions of logits. Deliberately absent: cross-entropy alone, which is TRL's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,8 @@ import torch
 import torch.nn.functional as functional
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from training.curves import Tally
 
 IGNORED = -100
 
@@ -47,10 +48,9 @@ def group_cross_entropy(scores: torch.Tensor, groups: Sequence[int]) -> torch.Te
 class RowTrainer(Trainer):
     """A Trainer over rows of ready tokens, each of which names the row of the release that it was made from."""
 
-    def __init__(self, *, rows: Sequence[Mapping[str, Any]], pad: int, **arguments: Any) -> None:
+    def __init__(self, *, rows: Sequence[Mapping[str, Any]], pad: int, tally: Tally, **arguments: Any) -> None:
         self.pad = pad
-        self.seen: set[str] = set()
-        self.tokens = 0
+        self.tally = tally
         self.lengths = [sum(map(len, row["tokens"])) for row in rows]
         self._sums: dict[str, list[float]] = {}
         super().__init__(train_dataset=_Rows(rows), data_collator=self._collate, **arguments)
@@ -61,10 +61,10 @@ class RowTrainer(Trainer):
         return LengthGroupedSampler(batch, lengths=self.lengths)
 
     def log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:
-        """Adds the means of what the loss noted since the last entry, and the tokens read so far."""
+        """Adds the means of what the loss noted since the last entry."""
         means = {name: sum(values) / len(values) for name, values in self._sums.items() if values}
         self._sums = {}
-        super().log({**logs, **means, "num_tokens": self.tokens}, *rest, **named)
+        super().log({**logs, **means}, *rest, **named)
 
     def note(self, name: str, value: torch.Tensor) -> None:
         """Keep one batch's figure for the next log entry."""
@@ -74,8 +74,8 @@ class RowTrainer(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of one batch; gradient accumulation averages the batches."""
-        self.seen.update(inputs.pop("row_ids"))
-        self.tokens += int(inputs["attention_mask"].sum())
+        self.tally.seen.update(inputs.pop("row_ids"))
+        self.tally.count(inputs["attention_mask"])
         loss = self.loss(model, inputs)
         return (loss, {}) if return_outputs else loss
 

@@ -10,20 +10,21 @@ learned reward model, and rollouts by a vLLM server.
 
 import random
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ranking.parsing import Fault
 from ranking.rewards import MultiViewReward, RewardBatch, exact_label, query_reciprocal_rank
-from training.curves import quiet
+from training.curves import Tally
+from training.examples import RankingExample, rl_prompts
 from training.host import settle
-from training.jobs import RlJob, TrainResult, finished, publish, workspace
+from training.jobs import RlJob, TrainResult
 from training.recipes import Recipe
 from training.reporting import Reporter, open_reporter
-from training.seams import ExactLabel, MultiView, PairUnits, QueryReciprocalRank, Student, TeacherScore
-from training.sft import common, lora
+from training.seams import ExactLabel, MultiView, PairUnits, QueryReciprocalRank, TeacherScore
+from training.stages import Bench, Data, carry_out, common, lora
 
 # Names of TRL's log entries, and what they are called here.
 METRICS = {
@@ -48,68 +49,55 @@ METRICS = {
 
 
 def run(job: RlJob, reporter: Reporter) -> TrainResult:
-    """Do the job, or return its stored result. Raises TrainingDataError when no row fits."""
-    if (done := finished(job)) is not None:
-        reporter.note(f"rl: nothing to do, {job.folder} is finished")
-        return done
-    started = time.time()
-    quiet()
+    """Do the job, or return its stored result. Raises TrainingDataError and TrainingStopped."""
+    return carry_out(job, METRICS, _prepare, reporter)
+
+
+def _prepare(job: RlJob, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> tuple[Data, Callable[[Bench], Any]]:
+    """The prompts of the recipe, and what makes its trainer."""
+    examples, left_out = rl_prompts(rows, job.recipe, tokenizer, job.seed)
+    return Data.of(examples, left_out), partial(_trainer, job, _in_groups(examples, job))
+
+
+def _trainer(job: RlJob, examples: Sequence[RankingExample], bench: Bench) -> Any:
     from datasets import Dataset
-    from transformers import set_seed
     from trl import GRPOTrainer
 
-    from training.checkpoints import read_rows, require, write_checkpoint
-    from training.curves import Curve, merged, only_curve
-    from training.examples import rl_prompts
     from training.generate import Writer
-    from training.student import load_student, load_tokenizer, resolve
+    from training.student import load_student
 
-    set_seed(job.seed)
-    source = resolve(job.model, job.base_cache)
-    tokenizer = load_tokenizer(source)
-    examples, left_out = rl_prompts(read_rows(job.rows, "rl"), job.recipe, tokenizer, job.seed)
-    require([e.row_id for e in examples], left_out, job.rows, "rl")
-    examples = _in_groups(examples, job)
-    reporter.note(f"rl: {len(examples)} prompts, {len(left_out)} left out, starting from {job.model.path}")
     columns = [
         {"prompt": e.prompt, "row_id": e.row_id, "relevant": list(e.relevant), "teacher_order": list(e.teacher_order)}
         for e in examples
     ]
-    seen: set[str] = set()
-    with workspace(job) as part:
-        curve = Curve("rl", METRICS, reporter)
-        trainer = GRPOTrainer(
-            model=load_student(source),
-            reward_funcs=[reward_function(job.recipe, seen)],
-            args=_config(job.recipe, part, job.seed),
-            train_dataset=Dataset.from_list(columns),
-            processing_class=tokenizer,
-            peft_config=lora(job.recipe.model),
-            rollout_func=rollout_function(job.recipe, Writer(_twin(source, job.recipe.model), tokenizer)),
-            callbacks=[curve.callback()],
-        )
-        only_curve(trainer)
-        begun = time.time()
-        trainer.train()
-        result = write_checkpoint(
-            part,
-            job,
-            merged(trainer.model),
-            tokenizer,
-            row_ids=[e.row_id for e in examples],
-            queries_cut=len({e.row_id for e in examples if e.query_cut}),
-            left_out=left_out,
-            seen=seen,
-            history=curve.history,
-            tokens=curve.tokens,
-            started=started,
-            train_seconds=time.time() - begun,
-        )
-        publish(part, job, result)
-    return result
+    trainer = _counting(GRPOTrainer)(
+        model=load_student(bench.source),
+        reward_funcs=[reward_function(job.recipe, bench.tally.seen)],
+        args=_config(job.recipe, bench.desk, job.seed),
+        train_dataset=Dataset.from_list(columns),
+        processing_class=bench.tokenizer,
+        peft_config=lora(job.recipe.model),
+        rollout_func=rollout_function(job.recipe, Writer(bench.twin, bench.tokenizer)),
+    )
+    trainer.tally = bench.tally
+    return trainer
 
 
-def _in_groups(examples: Sequence[Any], job: RlJob) -> list[Any]:
+def _counting(trainer: type) -> Any:
+    """A trainer class that counts in `tally` the tokens that its losses read."""
+
+    class Counting(trainer):
+        tally: Tally
+
+        def compute_loss(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
+            self.tally.count(inputs["prompt_mask"])
+            self.tally.count(inputs["completion_mask"])
+            return super().compute_loss(model, inputs, *rest, **named)
+
+    return Counting
+
+
+def _in_groups(examples: Sequence[RankingExample], job: RlJob) -> list[RankingExample]:
     """Examples in the order in which they are drawn: shuffled, where a reward is over a query by whole queries."""
     if job.recipe.reward.name != "query_reciprocal_rank":
         return list(examples)
@@ -171,8 +159,7 @@ def _judge(recipe: Recipe) -> Callable[[Any, Any, Any, Any], RewardBatch]:
 def rollout_function(recipe: Recipe, writer: Any) -> Callable[..., dict[str, Any]]:
     """Rollouts as TRL asks for them: one completion for each prompt of a batch that repeats each prompt in its group.
 
-    The writer holds a twin of the policy in the dtype of inference, refreshed before each batch: generating from the
-    policy itself under autocast casts every weight and the whole cache anew for each token (measured: 20 times slower).
+    The writer holds a twin of the policy in the dtype of inference, refreshed before each batch.
     """
     from training.generate import Decoding
 
@@ -195,17 +182,6 @@ def rollout_function(recipe: Recipe, writer: Any) -> Callable[..., dict[str, Any
         }
 
     return roll_out
-
-
-def _twin(source: Path | str, model: Student) -> Any:
-    from training.student import load_student
-
-    twin = load_student(source, dtype=model.inference_dtype)
-    if (adapters := lora(model)) is not None:
-        from peft import get_peft_model
-
-        twin = get_peft_model(twin, adapters, autocast_adapter_dtype=False)
-    return twin.eval()
 
 
 def _config(recipe: Recipe, part: Path, seed: int) -> Any:

@@ -1,0 +1,115 @@
+"""When a stage has to stop: a loss that is no number, one that has left its start far behind, memory that is out.
+
+    fault = diagnose("sft", history)                   # after every step; None while all is well
+    with explained(job, where): trainer.train()        # out of memory, in words
+
+Divergence is a loss of more than 3 times its start (the median of its first five steps, 1 at least) for 20 steps on
+end; under reinforcement, whose loss starts at zero, a KL to the starting policy of more than 10 nats a token for as
+long. Deliberately absent: repair. The same job with the same seed would come to the same end, so a person changes it.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+from training.jobs import TrainJob
+
+RISE, FLOOR, OPENING = 3.0, 1.0, 5
+HIGHEST_KL = 10.0
+ON_END = 20
+# What must be a number for the next step to be one.
+NUMBERS = ("loss", "reward", "kl", "grad_norm")
+NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
+
+
+class TrainingStopped(RuntimeError):
+    """A stage that cannot go on; the message says what, when, the likely cause, what to change and what is kept."""
+
+
+def diagnose(stage: str, history: Sequence[Mapping[str, float]]) -> str | None:
+    """What is wrong with the newest entry of a curve, with its likely cause, or None."""
+    last = history[-1]
+    for name in NUMBERS:
+        if name in last and not math.isfinite(last[name]):
+            return f"{name} is {last[name]}. Likely cause: steps that are too large, or a target that cannot be scored"
+    tail = history[-ON_END:]
+    if len(tail) < ON_END:
+        return None
+    if stage == "rl":
+        if all(entry.get("kl", 0.0) > HIGHEST_KL for entry in tail):
+            return (
+                f"the KL to the starting policy has stood above {HIGHEST_KL:g} for {ON_END} steps ({last['kl']:.3g} "
+                f"now). Likely cause: steps that are too large, or a KL weight that is too small"
+            )
+        return None
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    start = median(losses[:OPENING])
+    if len(losses) >= OPENING + ON_END and min(losses[-ON_END:]) > RISE * max(start, FLOOR):
+        return (
+            f"the loss has stood above {RISE:g} times its start for {ON_END} steps ({start:.3g} at first, "
+            f"{losses[-1]:.3g} now). Likely cause: steps that are too large"
+        )
+    return None
+
+
+def smaller_steps(job: TrainJob) -> str:
+    """What to change where steps are too large."""
+    if job.stage == "rl":
+        settings = job.recipe.grpo
+        return f"Lower sampling.lr ({settings.lr:g}) or raise sampling.kl ({settings.kl:g})"
+    supervised = job.recipe.supervised
+    return f"Lower objective.lr ({supervised.lr:g}) or raise objective.warmup ({supervised.warmup:g})"
+
+
+def less_memory(job: TrainJob) -> str:
+    """What to change where memory is out."""
+    recipe = job.recipe
+    again = "" if recipe.model.gradient_checkpointing else ", set model.gradient_checkpointing: true"
+    if job.stage == "rl":
+        grpo = recipe.grpo
+        return (
+            f"Lower sampling.batch ({grpo.batch}), sampling.max_completion_tokens ({grpo.max_completion_tokens}) or "
+            f"sampling.max_prompt_tokens ({grpo.max_prompt_tokens}){again}"
+        )
+    supervised = recipe.supervised
+    return (
+        f"Lower objective.batch ({supervised.batch}; raise objective.accumulation for it) or objective.max_tokens "
+        f"({supervised.max_tokens}){again}"
+    )
+
+
+@contextmanager
+def explained(job: TrainJob, step: Callable[[], int], kept: Callable[[], str]) -> Iterator[None]:
+    """Turn running out of memory into TrainingStopped; `step` is that which was being made."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _is_memory(error)):
+            raise
+        said = str(error).strip().split("\n")[0] or type(error).__name__
+        raise TrainingStopped(
+            f"{job.stage} is out of memory at step {step()} ({said}). Likely cause: a batch of long texts. "
+            f"{less_memory(job)}. {kept()}"
+        ) from error
+
+
+def guard(job: TrainJob, history: Sequence[Mapping[str, float]], kept: Callable[[], str]) -> Any:
+    """A transformers TrainerCallback that raises TrainingStopped; add it behind the one that records `history`."""
+    from transformers import TrainerCallback
+
+    class Guard(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if history and "loss" in (logs or {}) and (fault := diagnose(job.stage, history)) is not None:
+                raise TrainingStopped(
+                    f"{job.stage} stopped at step {state.global_step}: {fault}. {smaller_steps(job)}. {kept()}"
+                )
+
+    return Guard()
+
+
+def _is_memory(error: BaseException) -> bool:
+    return any(sign in str(error).lower() for sign in NO_MEMORY)

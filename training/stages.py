@@ -1,0 +1,162 @@
+"""How a training stage is carried out, SFT and RL alike: from a job to its published checkpoint.
+
+    result = carry_out(job, METRICS, prepare, reporter)
+
+`prepare(job, rows, tokenizer)` gives what is learned from and what makes the trainer; the rest is the same for all of
+them: finished work is returned, the work of a killed process is gone on with (training.survival), the curve is kept and
+watched (training.faults). Deliberately absent: what is learned (training.sft, training.rl).
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from training.checkpoints import read_rows, require, write_checkpoint
+from training.curves import Curve, Tally, merged, only_curve, quiet
+from training.examples import PairGroup, RankingExample
+from training.faults import explained, guard
+from training.jobs import LeftOut, RlJob, SftJob, TrainResult, finished, publish, workspace
+from training.reporting import Reporter
+from training.seams import Student
+from training.survival import Keeper, Member, alone
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a stage learns from: the row of each example, how many queries were cut, and the rows that make none."""
+
+    row_ids: Sequence[str]
+    queries_cut: int
+    left_out: Sequence[LeftOut]
+
+    @classmethod
+    def of(cls, examples: Sequence[RankingExample] | Sequence[PairGroup], left_out: Sequence[LeftOut]) -> "Data":
+        """The account of some examples; a row that makes several counts once."""
+        return cls([e.row_id for e in examples], len({e.row_id for e in examples if e.query_cut}), left_out)
+
+
+@dataclass
+class Bench:
+    """Where a trainer is built: the weights it starts from, its tokenizer, a folder for its files, its tally."""
+
+    source: Path | str
+    tokenizer: Any
+    model: Student
+    desk: Path
+    tally: Tally
+
+    @cached_property
+    def twin(self) -> Any:
+        """A second student in the dtype of inference, which is given the policy's weights before it writes.
+
+        Writing with the policy itself under autocast casts every weight and the whole cache anew for each token
+        (measured: 20 times slower).
+        """
+        from training.student import load_student
+
+        twin = load_student(self.source, dtype=self.model.inference_dtype)
+        if (adapters := lora(self.model)) is not None:
+            from peft import get_peft_model
+
+            twin = get_peft_model(twin, adapters, autocast_adapter_dtype=False)
+        return twin.eval()
+
+
+Rows = Sequence[Mapping[str, Any]]
+Prepare = Callable[[Any, Rows, Any], tuple[Data, Callable[[Bench], Any]]]
+
+
+def carry_out(job: SftJob | RlJob, names: Mapping[str, str], prepare: Prepare, reporter: Reporter) -> TrainResult:
+    """Do the job, or return its stored result; `names` are those of the trainer's log entries, and ours.
+
+    Raises TrainingDataError when no row fits, TrainingStopped where the stage cannot go on.
+    """
+    started = time.time()
+    if (done := finished(job)) is None:
+        with alone(job, reporter):
+            if (done := finished(job)) is None:  # by whom this process waited for
+                return _train(job, names, prepare, reporter, started)
+    reporter.note(f"{job.stage}: nothing to do, {job.folder} is finished")
+    return done
+
+
+def _train(
+    job: SftJob | RlJob, names: Mapping[str, str], prepare: Prepare, reporter: Reporter, started: float
+) -> TrainResult:
+    quiet()
+    from transformers import set_seed
+
+    from training.student import load_tokenizer, resolve
+
+    set_seed(job.seed)
+    source = resolve(job.model, job.base_cache)
+    tokenizer = load_tokenizer(source)
+    data, trainer_of = prepare(job, read_rows(job.rows, job.stage), tokenizer)
+    require(data.row_ids, data.left_out, job.rows, job.stage)
+    tally = Tally()
+    curve = Curve(job.stage, names, reporter, tally)
+    members: dict[str, Member] = {"curve": curve, "tally": tally}
+    keeper = Keeper(job, job.recipe.grpo.updates if job.stage == "rl" else 1, members)
+    trainer = trainer_of(Bench(source, tokenizer, job.recipe.model, keeper.desk, tally))
+    for callback in (curve.callback(), guard(job, curve.history, keeper.told), keeper.callback()):
+        trainer.add_callback(callback)
+    only_curve(trainer)
+    used, left = len(set(data.row_ids)), len(data.left_out)
+    reporter.note(f"{job.stage}: {used} rows, {left} left out, starting from {job.model.path}")
+    with explained(job, lambda: trainer.state.global_step + 1, keeper.told):
+        trainer.train(resume_from_checkpoint=keeper.found(reporter))
+    with workspace(job) as part:
+        result = write_checkpoint(
+            part,
+            job,
+            merged(trainer.model),
+            tokenizer,
+            row_ids=data.row_ids,
+            queries_cut=data.queries_cut,
+            left_out=data.left_out,
+            seen=tally.seen,
+            history=curve.history,
+            steps=trainer.state.global_step,
+            went_on_at=keeper.went_on_at,
+            tokens=tally.tokens,
+            started=started,
+            train_seconds=curve.seconds,
+        )
+        publish(part, job, result)
+    keeper.forget()
+    return result
+
+
+def common(model: Student, folder: Path, seed: int) -> dict[str, Any]:
+    """Trainer settings that every stage shares: precision, device, seeds; what is kept when is `Keeper`'s to say."""
+    from training.student import arithmetic, best_device
+
+    cpu = best_device() == "cpu"
+    return {
+        "output_dir": str(folder),
+        "use_cpu": cpu,
+        "bf16": model.bf16 and arithmetic("bfloat16") == "bfloat16",
+        "fp16": False,
+        "gradient_checkpointing": model.gradient_checkpointing,
+        "dataloader_pin_memory": not cpu,
+        "logging_steps": 1,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed,
+        "data_seed": seed,
+    }
+
+
+def lora(model: Student) -> Any:
+    """The adapter configuration, or None where all weights learn."""
+    if model.tuning == "full":
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(r=model.rank, lora_alpha=model.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
