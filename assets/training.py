@@ -21,7 +21,8 @@ from warehouse.models import left_out_rows, model_row, model_rows, newest_model
 from warehouse.pages import pictures
 from warehouse.production import Made, Shop, Step, own
 
-CURVES = ("loss", "reward", "ndcg", "recall", "rbo", "malformed_rate", "kl")
+CURVES = ("loss", "dev_ndcg", "reward", "ndcg", "recall", "rbo", "malformed_rate", "kl")
+DRAWN = (*CURVES, "completion_tokens", "tokens_per_second", "padding", "memory_gb")
 
 
 @dg.asset(
@@ -45,7 +46,7 @@ def sft_model(
         job = SftJob(rows=_rows(shop, factory), model=start, **_common(shop, factory, recipe))
         return {"sft_model": _train(context, pipes, job, factory.settings.home)}
 
-    settings = {**_identity(factory, recipe, SftJob.seams), "model": start.sha256}
+    settings = {**_identity(factory, recipe, SftJob.reads(recipe)), "model": start.sha256}
     reads = [("training_set", own(WHOLE))]
     yield from produce(context, factory, Step(("sft_model",), context.partition_key, settings, work, reads))
 
@@ -75,7 +76,7 @@ def rl_model(
         return {"rl_model": _train(context, pipes, job, factory.settings.home)}
 
     reads = [("training_set", own(WHOLE)), ("sft_model", own(context.partition_key))]
-    settings = _identity(factory, recipe, RlJob.seams)
+    settings = _identity(factory, recipe, RlJob.reads(recipe))
     if "sft" not in recipe.stages:
         settings["model"] = base_model(recipe).sha256
     yield from produce(context, factory, Step(("rl_model",), context.partition_key, settings, work, reads))
@@ -137,7 +138,7 @@ def _train(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, j
         dropped,
         _figures(result),
     )
-    plot = pictures.curves([dict(entry) for entry in result.history], CURVES)
+    plot = pictures.curves([dict(entry) for entry in result.history], DRAWN)
     return Made(product, None, {"curves": plot}, {"checkpoint": str(job.folder)})
 
 
@@ -147,6 +148,7 @@ def _figures(result: TrainResult) -> dict[str, Any]:
         "release": result.release,
         "weights_sha256": result.weights_sha256,
         "steps": result.steps,
+        **({} if result.chosen_step is None else {"chosen_step": result.chosen_step, "dev_ndcg": result.dev_ndcg}),
         "trained_tokens": result.tokens,
         "process_seconds": round(result.seconds, 1),
         **{f"last_{name}": last[name] for name in CURVES if name in last},

@@ -69,6 +69,8 @@ def write_checkpoint(
     seen: Iterable[str],
     history: Sequence[dict[str, float]],
     steps: int,
+    chosen_step: int | None,
+    dev_ndcg: float | None,
     went_on_at: Sequence[int],
     tokens: int,
     started: float,
@@ -94,6 +96,8 @@ def write_checkpoint(
         rows_left_out=tuple(left_out),
         queries_cut=queries_cut,
         steps=steps,
+        chosen_step=chosen_step,
+        dev_ndcg=dev_ndcg,
         went_on_at=tuple(went_on_at),
         tokens=tokens,
         step_seconds=train_seconds / max(1, steps),
@@ -127,6 +131,7 @@ def model_card(job: SftJob | RlJob, result: TrainResult, data: Sequence[tuple[st
     choices = yaml.safe_dump(recipe.model_dump(include=set(SEAMS)), sort_keys=False, default_flow_style=None, width=110)
     last = result.history[-1] if result.history else {}
     final = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
+    chosen = "the last" if result.chosen_step is None else f"{result.chosen_step}, NDCG@10 {result.dev_ndcg:.4f} on dev"
     return "\n".join(
         [
             "---\nlibrary_name: transformers\npipeline_tag: text-generation",
@@ -149,6 +154,7 @@ def model_card(job: SftJob | RlJob, result: TrainResult, data: Sequence[tuple[st
                     "rows that fit / left out": f"{result.rows_used} / {len(result.rows_left_out)}",
                     "rows that a step drew": len(result.rows_seen),
                     "steps, tokens, seconds": f"{result.steps}, {result.tokens}, {result.seconds:.0f}",
+                    "step whose weights these are": chosen,
                     "hardware": result.hardware,
                     "last step": final,
                     **{f"{name} version": version for name, version in result.versions.items()},

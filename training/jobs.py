@@ -91,6 +91,7 @@ class Job(BaseModel):
 class TrainJob(Job):
     """What both training stages carry. How often something is kept to go on from shapes no result, nor the hash."""
 
+    kind: ClassVar[Literal["sft", "rl"]]
     rows: Path = Field(description="rows.parquet of the release; its content is given by the release hash.")
     checkpoint_seconds: float = Field(
         300.0, ge=0, description="Seconds after which a checkpoint is kept to go on from; the newest one stays."
@@ -99,10 +100,15 @@ class TrainJob(Job):
         None, ge=1, description="Keep one after so many optimizer steps instead; null goes by the clock."
     )
 
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+        return self.kind
+
     @classmethod
     def reads(cls, recipe: Recipe) -> tuple[str, ...]:
-        """The seams that the stage reads: choosing a step by the dev rows reads how lists are ranked, too."""
-        return cls.seams
+        """The seams that the stage reads; where its step is chosen on dev rows, how lists are ranked is one of them."""
+        return (*cls.seams, "decoding") if recipe.selecting(cls.kind) else cls.seams
 
     @property
     def content(self) -> dict[str, object]:
@@ -118,23 +124,15 @@ class TrainJob(Job):
 class SftJob(TrainJob):
     """Cold-start supervised fine-tuning on the `sft` rows of a release."""
 
+    kind: ClassVar[Literal["sft", "rl"]] = "sft"
     seams: ClassVar[tuple[str, ...]] = ("units", "labels", "contract", "objective", "model")
-
-    @property
-    def stage(self) -> str:
-        """Name of the stage."""
-        return "sft"
 
 
 class RlJob(TrainJob):
     """Reinforcement learning on the `rl` rows of a release, starting from the SFT weights."""
 
+    kind: ClassVar[Literal["sft", "rl"]] = "rl"
     seams: ClassVar[tuple[str, ...]] = ("units", "labels", "contract", "reward", "sampling", "model")
-
-    @property
-    def stage(self) -> str:
-        """Name of the stage."""
-        return "rl"
 
 
 class RerankJob(Job):
@@ -195,6 +193,10 @@ class TrainResult(Result):
     rows_left_out: tuple[LeftOut, ...]
     queries_cut: int = Field(description="Rows whose query was cut to units.query_tokens.")
     steps: int = Field(description="Optimizer steps that were made.")
+    chosen_step: int | None = Field(
+        None, description="Step whose weights these are, by the dev rows; null is the last."
+    )
+    dev_ndcg: float | None = Field(None, description="NDCG@10 of the chosen step on the dev rows.")
     went_on_at: tuple[int, ...] = Field((), description="Steps from which a process went on after one had died.")
     tokens: int = Field(description="Tokens seen in training, prompts and padding-free responses.")
     step_seconds: float = Field(description="Mean seconds of an optimizer step.")

@@ -141,9 +141,10 @@ class GroupTrainer(RowTrainer):
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         last = mask.sum(dim=1) - 1
         # Only the hidden state that answers becomes logits: a vocabulary at every place would be most of the work.
-        hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)[0]
+        whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters lie around it
+        hidden = whole.base_model(input_ids=ids, attention_mask=mask, use_cache=False)[0]
         answering = hidden[torch.arange(len(ids), device=ids.device), last]
-        logits = model.get_output_embeddings()(answering).float()
+        logits = whole.get_output_embeddings()(answering).float()
         scores = logits[:, self.yes] - logits[:, self.no]
         groups = [len(row["tokens"]) for row in inputs["rows"]]
         firsts = torch.stack([part.argmax() == 0 for part in torch.split(scores, groups)])

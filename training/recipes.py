@@ -28,6 +28,7 @@ from training.seams import (
     NoSampling,
     PairUnits,
     QueryReciprocalRank,
+    Selecting,
     Student,
     Supervised,
     Units,
@@ -129,6 +130,11 @@ class Recipe(BaseModel):
         if not isinstance(self.sampling, Grpo):
             raise RecipeError(f"{self.name} has no reinforcement stage; its sampling is none")
         return self.sampling
+
+    def selecting(self, stage: str) -> Selecting | None:
+        """How a stage, sft or rl, finds its best step; None where it publishes the last one, or is none."""
+        how = self.objective if stage == "sft" else self.sampling
+        return how if isinstance(how, Selecting) and how.evaluate_every is not None else None
 
     @property
     def sha256(self) -> str:

@@ -21,6 +21,10 @@ from ranking.fusion import Method
 Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Choice(BaseModel):
     """One choice at one seam; subclasses are its parameters."""
 
@@ -200,6 +204,32 @@ class ScoreThink(Contract):
     )
 
 
+# what both training stages choose: which of their steps is published ------------------------------------------------
+
+
+class Selecting(Choice):
+    """How a stage's best step is found among those on the way; a field that is null is no part of a recipe's hash."""
+
+    evaluate_every: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=_is_none,
+        description="Rank the dev rows every so many steps and publish the best; null publishes the last step unseen.",
+    )
+    patience: int | None = Field(
+        None, ge=1, exclude_if=_is_none, description="Stop after so many evaluations without a better one; null never."
+    )
+    dev_rows: int | None = Field(
+        None, ge=1, exclude_if=_is_none, description="Dev rows that are ranked, by the seed; null is all of them."
+    )
+
+    @model_validator(mode="after")
+    def _something_evaluates(self) -> "Selecting":
+        if self.evaluate_every is None and (self.patience is not None or self.dev_rows is not None):
+            raise ValueError("patience and dev_rows say how to evaluate, and evaluate_every is null: set it, too")
+        return self
+
+
 # objective: the supervised stage ------------------------------------------------------------------------------------
 
 
@@ -209,7 +239,7 @@ class NoObjective(Choice):
     name: Literal["none"] = Field("none", description="Registry name of this choice.")
 
 
-class Supervised(Choice):
+class Supervised(Selecting):
     """How long and how fast a supervised stage learns."""
 
     lr: float = Field(5e-6, gt=0, description="Peak learning rate of AdamW.")
@@ -291,7 +321,7 @@ class NoSampling(Choice):
     name: Literal["none"] = Field("none", description="Registry name of this choice.")
 
 
-class Grpo(Choice):
+class Grpo(Selecting):
     """Group-relative policy optimisation (METHOD.md section 4)."""
 
     name: Literal["grpo"] = Field("grpo", description="Registry name of this choice.")

@@ -4,7 +4,8 @@
 
 `prepare(job, rows, tokenizer)` gives what is learned from and what makes the trainer; the rest is the same for all of
 them: finished work is returned, the work of a killed process is gone on with (training.survival), the curve is kept and
-watched (training.faults). Deliberately absent: what is learned (training.sft, training.rl).
+watched (training.faults), and the best step is chosen where the recipe asks for it (training.selection). Deliberately
+absent: what is learned (training.sft, training.rl).
 """
 
 import time
@@ -19,8 +20,10 @@ from training.curves import Curve, Tally, merged, only_curve, quiet
 from training.examples import PairGroup, RankingExample
 from training.faults import explained, guard
 from training.jobs import LeftOut, RlJob, SftJob, TrainResult, finished, publish, workspace
+from training.rankers import ranker_for
 from training.reporting import Reporter
 from training.seams import Student
+from training.selection import Selection, dev_lists
 from training.survival import Keeper, Member, alone
 
 
@@ -100,7 +103,11 @@ def _train(
     curve = Curve(job.stage, names, reporter, tally)
     members: dict[str, Member] = {"curve": curve, "tally": tally}
     keeper = Keeper(job, job.recipe.grpo.updates if job.stage == "rl" else 1, members)
-    trainer = trainer_of(Bench(source, tokenizer, job.recipe.model, keeper.desk, tally))
+    bench = Bench(source, tokenizer, job.recipe.model, keeper.desk, tally)
+    trainer = trainer_of(bench)
+    if (selection := _selection(job, bench, curve)) is not None:
+        members["selection"] = selection
+        trainer.add_callback(selection.callback())
     for callback in (curve.callback(), guard(job, curve.history, keeper.told), keeper.callback()):
         trainer.add_callback(callback)
     only_curve(trainer)
@@ -108,6 +115,8 @@ def _train(
     reporter.note(f"{job.stage}: {used} rows, {left} left out, starting from {job.model.path}")
     with explained(job, lambda: trainer.state.global_step + 1, keeper.told):
         trainer.train(resume_from_checkpoint=keeper.found(reporter))
+    if selection is not None:
+        selection.put_back(trainer.model)
     with workspace(job) as part:
         result = write_checkpoint(
             part,
@@ -120,6 +129,8 @@ def _train(
             seen=tally.seen,
             history=curve.history,
             steps=trainer.state.global_step,
+            chosen_step=None if selection is None else selection.step,
+            dev_ndcg=None if selection is None else selection.best,
             went_on_at=keeper.went_on_at,
             tokens=tally.tokens,
             started=started,
@@ -128,6 +139,19 @@ def _train(
         publish(part, job, result)
     keeper.forget()
     return result
+
+
+def _selection(job: SftJob | RlJob, bench: Bench, curve: Curve) -> Selection | None:
+    """What finds the best step, where the recipe wants it found."""
+    how = job.recipe.selecting(job.stage)
+    if how is None:
+        return None
+    ranker = ranker_for(job.recipe, bench.twin, bench.tokenizer)
+    lists, left_out = dev_lists(read_rows(job.rows, "dev"), how, job.recipe, ranker, job.seed)
+    curve.reporter.note(
+        f"{job.stage}: {len(lists)} dev lists every {how.evaluate_every} steps, {len(left_out)} left out"
+    )
+    return Selection(job, how, ranker, lists, curve)
 
 
 def common(model: Student, folder: Path, seed: int) -> dict[str, Any]:

@@ -1,0 +1,199 @@
+"""Which step of a stage is the best: every so many steps the student ranks the dev rows, and the best weights are kept.
+
+    lists, left_out = dev_lists(rows, how, recipe, ranker, seed)
+    selection = Selection(job, how, ranker, lists, curve)
+    trainer.add_callback(selection.callback())
+    trainer.train()
+    selection.put_back(trainer.model)                 # the weights of selection.step, whose figure is selection.best
+
+A row's list is ranked as `training.rerank` would, by the recipe's contract and decoding, without fusion; the figure is
+the mean NDCG@10 against its relevant positions. The start (step 0) and the last step are ranked too, and equal figures
+leave the earlier step chosen. Deliberately absent: the loss on dev rows, which falls while rankings get worse.
+"""
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ranking.decoding.calls import Reply
+from ranking.decoding.desk import Ticket, decode_all
+from ranking.rewards import ndcg
+from training.checkpoints import TrainingDataError
+from training.curves import Curve
+from training.jobs import LeftOut, TrainJob
+from training.rankers import Ranker, call_prompt, misfit
+from training.recipes import Recipe
+from training.seams import Selecting
+from training.survival import Member
+
+CUT = 10
+
+
+@dataclass(frozen=True)
+class DevList:
+    """A dev row's list, as its positions are judged."""
+
+    query: str
+    passages: tuple[str, ...]
+    relevant: frozenset[int]
+
+
+def dev_lists(
+    rows: Sequence[Mapping[str, Any]], how: Selecting, recipe: Recipe, ranker: Ranker, seed: int
+) -> tuple[list[DevList], list[LeftOut]]:
+    """The lists that a student is measured on, and the rows that make none; `dev_rows` of them, by the seed.
+
+    Raises TrainingDataError where there is none.
+    """
+    lists, left_out = [], []
+    chosen = list(rows)
+    if how.dev_rows is not None and len(chosen) > how.dev_rows:
+        chosen = random.Random(seed).sample(chosen, how.dev_rows)
+    for row in chosen:
+        relevant = frozenset(position for position in row["relevant"] if 0 <= position < len(row["passages"]))
+        reason = "no relevant passage in the list" if not relevant else None
+        reason = reason or misfit(recipe, ranker, row["query"], row["passages"])
+        if reason is None:
+            lists.append(DevList(row["query"], tuple(row["passages"]), relevant))
+        else:
+            left_out.append(LeftOut(row_id=row["row_id"], reason=reason))
+    if not lists:
+        why = "; ".join(sorted({item.reason for item in left_out})) or "the release has no row with split 'dev'"
+        raise TrainingDataError(
+            f"evaluate_every is {how.evaluate_every} and there is nothing to evaluate on: {why}. Set evaluate_every to "
+            f"null in the recipe or the profile, or materialize training_set with dev rows."
+        )
+    return lists, left_out
+
+
+def dev_ndcg(recipe: Recipe, ranker: Ranker, lists: Sequence[DevList]) -> float:
+    """Mean NDCG@10 of the ranker's orders of some lists; what the decoding does not reach keeps its place."""
+
+    def reply_to(tickets: list[Ticket]) -> list[Reply]:
+        prompts = []
+        for ticket in tickets:
+            shown = lists[ticket.query]
+            passages = [shown.passages[position] for position in ticket.call.positions]
+            prompts.append(call_prompt(recipe, ranker.tokenizer, shown.query, passages))
+        answers = dict(ranker.answer(prompts, [ticket.call for ticket in tickets]))
+        return [answers[number].reply for number in range(len(tickets))]
+
+    counts = [min(recipe.decoding.top, len(one.passages)) for one in lists]
+    ranked = decode_all(counts, recipe.decoding.decoder(), reply_to)
+    values = []
+    for one, made in zip(lists, ranked, strict=True):
+        order = np.array([[*made.order, *range(len(made.order), len(one.passages))]])
+        relevant = np.array([[position in one.relevant for position in range(len(one.passages))]])
+        values.append(float(ndcg(order, relevant, CUT)[0]))
+    return float(np.mean(values))
+
+
+class Selection(Member):
+    """Ranks the dev lists as a stage goes, keeps the best weights on disk, and stops it when nothing gets better."""
+
+    def __init__(self, job: TrainJob, how: Selecting, ranker: Ranker, lists: Sequence[DevList], curve: Curve) -> None:
+        """`ranker` asks a twin of the student, which is given the student's weights before it ranks."""
+        self.job = job
+        self.how = how
+        self.ranker = ranker
+        self.lists = lists
+        self.curve = curve
+        self.step: int | None = None
+        self.best = -1.0
+        self.since = 0
+        self._needed: int | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What JSON can hold of it."""
+        return {"step": self.step, "best": self.best, "since": self.since}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.step, self.best, self.since = state["step"], state["best"], state["since"]
+        self._needed = self.step
+
+    def tidy(self) -> None:
+        """The whole checkpoint names the present best: older ones may go."""
+        self._needed = self.step
+        self._remove_others()
+
+    def evaluate(self, model: Any, step: int, total: int) -> bool:
+        """Rank the lists with the weights of a step, and keep those if they are the best; whether to stop here."""
+        import torch
+
+        begun = time.perf_counter()
+        self.ranker.model.load_state_dict(model.state_dict())
+        with torch.random.fork_rng():
+            value = dev_ndcg(self.job.recipe, self.ranker, self.lists)
+        if value > self.best:
+            self.step, self.best, self.since = step, value, 0
+            self._save(model, step)
+        else:
+            self.since += 1
+        seconds = time.perf_counter() - begun
+        self.curve.aside(step, total, {"dev_ndcg": value, "dev_seconds": round(seconds, 3)}, seconds)
+        return self.how.patience is not None and self.since >= self.how.patience
+
+    def put_back(self, model: Any) -> None:
+        """Give a model the best step's weights."""
+        import torch
+        from safetensors.torch import load_file
+
+        assert self.step is not None  # step 0 was evaluated
+        kept = load_file(self._file(self.step))
+        with torch.no_grad():
+            for name, weight in _learning(model).items():
+                weight.copy_(kept[name])
+
+    def callback(self) -> Any:
+        """A transformers TrainerCallback that evaluates; add it before those that stop at `should_training_stop`."""
+        from transformers import TrainerCallback
+
+        selection = self
+
+        class Selector(TrainerCallback):
+            def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+                if state.global_step == 0:
+                    selection.evaluate(given["model"], 0, state.max_steps)
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+                step, every = state.global_step, selection.how.evaluate_every
+                assert every is not None  # or there is no selection
+                if (step % every == 0 or step == state.max_steps) and _numbers(given["model"]):
+                    stop = selection.evaluate(given["model"], step, state.max_steps)
+                    control.should_training_stop = control.should_training_stop or stop
+
+        return Selector()
+
+    def _file(self, step: int) -> Path:
+        return self.job.resume / f"best-{step}.safetensors"
+
+    def _save(self, model: Any, step: int) -> None:
+        from safetensors.torch import save_file
+
+        part = self._file(step).with_suffix(".part")
+        save_file({name: weight.detach().cpu().contiguous() for name, weight in _learning(model).items()}, part)
+        part.replace(self._file(step))
+        self._remove_others()
+
+    def _remove_others(self) -> None:
+        """Keep the best, and the one that the last whole checkpoint would go on from."""
+        wanted = {self._file(step) for step in (self.step, self._needed) if step is not None}
+        for old in self.job.resume.glob("best-*.safetensors"):
+            if old not in wanted:
+                old.unlink()
+
+
+def _numbers(model: Any) -> bool:
+    """Whether all weights are numbers; where they are not, the stage is about to stop (training.faults)."""
+    return all(bool(weight.isfinite().all()) for weight in _learning(model).values())
+
+
+def _learning(model: Any) -> dict[str, Any]:
+    """The weights that learn, by name; tied ones once."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
