@@ -19,7 +19,8 @@ _ID = r"\[(?:0|[1-9][0-9]{0,5})\]"
 _LIST = re.compile(rf"\s*{_ID}(\s*>\s*{_ID})*\s*")
 _IDS = re.compile(rf"\s*{_ID}([\s,]*{_ID})*\s*\.?\s*")
 _NUMBER = re.compile(r"\[(0|[1-9][0-9]{0,5})\]")
-_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_TAGS = _THINK, _END_THINK, _ANSWER, _END_ANSWER = "<think>", "</think>", "<answer>", "</answer>"
+_THINK_SIZE, _END_THINK_SIZE, _ANSWER_SIZE, _END_ANSWER_SIZE = map(len, _TAGS)
 
 
 class Fault(StrEnum):
@@ -54,17 +55,17 @@ def answer_within_tags(text: str, think: bool = True) -> str | None:
     None where the tags are missing, doubled or out of order, or where anything but white space stands beside them.
     """
     body = text.strip()
-    opens = body.rfind("<answer>")
-    if opens < 0 or not body.endswith("</answer>"):
+    opens = body.rfind(_ANSWER)
+    if opens < 0 or not body.endswith(_END_ANSWER):
         return None
-    answer = body[opens + len("<answer>") : -len("</answer>")]
+    answer = body[opens + _ANSWER_SIZE : -_END_ANSWER_SIZE]
     closed, tags, another = 0, 2, "<" in answer
     if think:
-        closes = body.rfind("</think>", 0, opens)
-        if closes < 0 or not body.startswith("<think>"):
+        closes = body.rfind(_END_THINK, 0, opens)
+        if closes < 0 or not body.startswith(_THINK):
             return None
-        closed, tags = closes + len("</think>"), 4
-        another = another or body.find("<", len("<think>"), closes) >= 0
+        closed, tags = closes + _END_THINK_SIZE, 4
+        another = another or body.find("<", _THINK_SIZE, closes) >= 0
     if closed != opens and not body[closed:opens].isspace():
         return None
     # Whether another < is one tag too many is the dearer question.
@@ -80,7 +81,7 @@ def parse_answer(text: str, count: int, think: bool = True) -> Answer:
     listed = answer_within_tags(text, think)
     if listed is None:
         return Answer(None, "", Fault.TAGS)
-    chain = text.partition("</think>")[0].lstrip().removeprefix("<think>") if think else ""
+    chain = text.partition(_END_THINK)[0].lstrip().removeprefix(_THINK) if think else ""
     inner = parse_ranking(listed, count)
     return Answer(inner.order, chain.strip(), inner.fault)
 
@@ -101,8 +102,13 @@ def parse_answers(
         if listed[row] and (order := parse_ranking(listed[row], counts[row]).order) is not None:
             orders[row, : counts[row]] = order
             fine[row] = True
-    faults = (Fault.TAGS if answer is None else Fault.LIST for answer in answers)
-    return orders, tuple(None if right else fault for right, fault in zip(fine.tolist(), faults, strict=True))
+    return orders, faults_of(answers, fine)
+
+
+def faults_of(answers: Sequence[str | None], fine: NDArray[np.bool_]) -> tuple[Fault | None, ...]:
+    """Of B answers (None where their tags are wrong), those that are not `fine` have a fault: of the tags or inside."""
+    told = zip(answers, fine.tolist(), strict=True)
+    return tuple([None if right else Fault.TAGS if answer is None else Fault.LIST for answer, right in told])
 
 
 def _read_spaced(texts: Sequence[str], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -112,29 +118,28 @@ def _read_spaced(texts: Sequence[str], counts: NDArray[np.int64]) -> tuple[NDArr
     """
     # A line break stands where a text ends, and zeros where the last one's end is looked past.
     data = np.frombuffer("\n".join([*texts, "\0" * 8]).encode("ascii", "replace"), np.uint8)
+    four = np.ndarray(len(data) - 3, "<u4", data, strides=(1,))  # the four bytes from each place on
     sizes = np.fromiter(map(len, texts), np.int64, len(texts))
     ends = np.cumsum(sizes + 1) - 1
     opens = np.flatnonzero(data == ord("["))
     upto = np.searchsorted(opens, ends)
     lengths = np.diff(upto, prepend=0)
-    row = np.repeat(np.arange(len(texts)), lengths)
     tens, ones = data[opens + 1] - np.uint8(ord("0")), data[opens + 2] - np.uint8(ord("0"))
-    short = data[opens + 2] == ord("]")
-    behind = opens + np.where(short, 3, 4)
-    parted = np.logical_and.reduce([data[behind + at] == ord(letter) for at, letter in enumerate(" > [")])
+    short = ones == ord("]") - ord("0")
+    behind = opens + 4 - short
     right = (tens > 0) & (tens < 10) & (short | (ones < 10)) & (data[behind - 1] == ord("]"))
-    right &= parted | (behind == ends[row])
+    right &= (four[behind] == int.from_bytes(b" > [", "little")) | (behind == np.repeat(ends, lengths))
     number = np.where(short, tens, 10 * tens + ones)
     width = counts.max(initial=0)
     position = np.where(right & (number <= width), number, 0).astype(np.int64) - 1
     # A place for each position and one behind them, which is where -1 comes to lie.
     seen = np.zeros((len(texts), width + 1), bool)
-    seen.ravel()[row * (width + 1) + position] = True
+    seen.ravel()[np.repeat(np.arange(len(texts)) * (width + 1), lengths) + position] = True
     shown = np.arange(width) < counts[:, None]
     fine = (lengths == counts) & ((seen[:, :width] & shown).sum(axis=1) == counts)
     fine &= np.append(opens, -1)[upto - lengths] == ends - sizes
     orders = np.full(shown.shape, -1)
-    orders[shown & fine[:, None]] = position[fine[row]]
+    orders[shown & fine[:, None]] = position[np.repeat(fine, lengths)]
     return orders, fine
 
 

@@ -19,7 +19,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from ranking.parsing import Fault, answer_within_tags, parse_answers, parse_ids
+from ranking.parsing import Fault, answer_within_tags, faults_of, parse_answers, parse_ids
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -93,7 +93,7 @@ def exact_label(texts: Sequence[str], gold: Sequence[int], counts: Iterable[int]
     named = [None if a is None else parse_ids(a, count) for a, count in zip(answers, shown.tolist(), strict=True)]
     picked = np.array([-1 if ids is None or len(ids) != 1 else ids[0] for ids in named], np.int64)
     exact = (picked == wanted).astype(np.float64)
-    return RewardBatch(exact, {"exact": exact}, _faults(answers, picked >= 0))
+    return RewardBatch(exact, {"exact": exact}, faults_of(answers, picked >= 0))
 
 
 def query_reciprocal_rank(
@@ -134,7 +134,7 @@ def query_reciprocal_rank(
     below_all = above_relevant == _standing(first - 1, behind, of_relevant)[0]
     punished = np.where(below_all, 0.0, -1.0 / (1 + above_relevant + 0.5 * equal_relevant))
     term = _spread(np.where(relevant, 1.0 / (1 + above), punished), fine)
-    faults = _faults(answers, fine)
+    faults = faults_of(answers, fine)
     return RewardBatch(_gated(term, faults, fault, fault), {"reciprocal_rank": term}, faults)
 
 
@@ -166,18 +166,19 @@ def rank_biased_overlap(left: Ints, right: Ints, p: float = 1.0) -> Floats:
         raise ValueError(f"RBO wants lists of one length, got {lengths[row]} and {others[row]} in row {row}.")
     depths = lengths.max(initial=0)
     left, right, depth = left[:, :depths], right[:, :depths], np.arange(depths)
-    row = np.arange(len(left))[:, None]
-    # Where `right` has each item, or nowhere, which is behind all depths. One place more is the padding's, -1: what
-    # lies there counts only behind the end of its list, where depths weigh nothing.
+    # Where `right` has each item; nowhere is behind all depths. The padding, -1, has the place behind the last item's.
     places = max(left.max(initial=-1), right.max(initial=-1)) + 2
+    row = np.arange(len(left))[:, None] * places
     place = np.full(len(left) * places, depths)
-    place[right + row * places] = depth
-    met_at = np.maximum(depth, place[left + row * places])
-    met = np.bincount((met_at + row * (depths + 1)).ravel(), minlength=len(left) * (depths + 1))
-    overlap = np.cumsum(met.reshape(len(left), depths + 1)[:, :depths], axis=1) / (depth + 1)
-    weights = p ** depth.astype(np.float64)
-    weighted = _sum(np.where(depth < lengths[:, None], overlap * weights, 0.0))
-    return np.where(lengths > 0, _ratio(weighted, np.append(0.0, np.cumsum(weights))[lengths]), 1.0)
+    place[right + row] = depth
+    # An item that both lists have by depth m adds 1/d to each overlap from m to n, and they weigh p^(d-1).
+    added = np.append(0.0, np.cumsum(p**depth / (depth + 1.0)))
+    n = lengths[:, None]
+    met_at = place[left + row]
+    np.minimum(np.maximum(met_at, depth, out=met_at), n, out=met_at)
+    # What equal lists of each length come to, added up in the same steps, so that they score 1 and nothing more.
+    equal_lists = np.append(1.0, np.diagonal(np.cumsum(added[1:, None] - added[:-1], axis=1)))
+    return np.where(lengths > 0, _sum(added[n] - added[met_at]), 1.0) / equal_lists[lengths]
 
 
 def padded(rows: Sequence[Sequence[int]]) -> Ints:
@@ -227,12 +228,6 @@ def _spread(values: Floats, rows: Bools) -> Floats:
     every = np.zeros(len(rows))
     every[rows] = values
     return every
-
-
-def _faults(answers: Sequence[str | None], fine: Bools) -> tuple[Fault | None, ...]:
-    """TAGS where there is no answer in its tags, LIST where there is one that is not `fine`."""
-    wrong = (Fault.TAGS if answer is None else Fault.LIST for answer in answers)
-    return tuple(None if right else fault for right, fault in zip(fine.tolist(), wrong, strict=True))
 
 
 def _gated(total: Floats, faults: Sequence[Fault | None], tags: float, listed: float) -> Floats:

@@ -289,7 +289,8 @@ def test_rbo_is_one_for_equal_lists_symmetric_and_within_zero_and_one(window: Wi
 @given(windows(least=2), persistences)
 def test_rbo_of_unequal_lists_is_below_one_and_a_reversal_is_the_worst(window: Window, p: float) -> None:
     left, _, right = window
-    if left != right:
+    # What the last of 25 depths weighs at p = 0.1 is lost in rounding.
+    if left != right and p >= 0.5:
         assert rbo(left, right, p) < 1.0
     assert rbo(left, right, p) >= rbo(left, left[::-1], p) - 1e-12
 
