@@ -1,6 +1,7 @@
 """From labels to a release: the self-consistency filter, the training set, its report and its card."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 
@@ -8,7 +9,7 @@ from assets.partitions import domains
 from assets.production import law, produce
 from assets.resources import Factory
 from warehouse.audit import suites
-from warehouse.curation.contamination import never_train_on
+from warehouse.curation.contamination import Contaminated, never_train_on
 from warehouse.curation.curate import curate
 from warehouse.curation.releases import release_figures, release_writes
 from warehouse.curation.retracted import retractions_in
@@ -50,7 +51,10 @@ def training_set(context: dg.AssetExecutionContext, factory: Factory) -> Iterato
     def work(shop: Shop) -> dict[str, Made]:
         lists = lists_at(shop.lake, active, shop.snapshot)
         never = never_train_on(shop.read("benchmarks"), shop.read_active("queries"))
-        made = curate(lists, never, settings, shop.read("retractions"))
+        try:
+            made = curate(lists, never, settings, shop.read("retractions"))
+        except Contaminated as stopped:
+            raise _blocked(stopped, factory.settings.reports / "contamination.csv") from None
         release, writes = release_writes(
             shop.lake,
             made,
@@ -76,11 +80,17 @@ def data_quality_report(context: dg.AssetExecutionContext, factory: Factory) -> 
 
     def work(shop: Shop) -> dict[str, Made]:
         known = facts_of(shop.lake, factory.active_domains())
-        values = quality_values(known, profile.labels.judged_by, profile.alpha)
+        values = quality_values(known, profile.labels.judged_by, profile.alpha, profile.drift)
         path = write_report(factory.settings.reports / "data_quality.html", "data_quality.html.j2", values)
         return {"data_quality_report": Made(_of_release(known), links={"report": str(path)})}
 
-    settings = {"ledger": _ledger_sha256(factory), "quality": suites.newest_states(factory.lake), "page": 4}
+    settings = {
+        "drift": profile.drift.model_dump(),
+        "ledger": _ledger_sha256(factory),
+        "quality": suites.newest_states(factory.lake),
+        "page": 5,
+        **retractions_in(factory.lake),
+    }
     reads = [("training_set", own(WHOLE))]
     yield from produce(context, factory, Step(("data_quality_report",), WHOLE, settings, work, reads))
 
@@ -98,10 +108,18 @@ def dataset_card(context: dg.AssetExecutionContext, factory: Factory) -> Iterato
         "teacher": factory.teacher_identity(),
         "ledger": _ledger_sha256(factory),
         "quality": suites.newest_states(factory.lake),
-        "page": 3,
+        "page": 4,
+        **retractions_in(factory.lake),
     }
     reads = [("training_set", own(WHOLE))]
     yield from produce(context, factory, Step(("dataset_card",), WHOLE, settings, work, reads))
+
+
+def _blocked(stopped: Contaminated, path: Path) -> dg.Failure:
+    """A release that the policy stops, with a file that names every list and benchmark item."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stopped.overlaps.write_csv(path)
+    return dg.Failure(description=f"{stopped} All of them stand in {path}.", allow_retries=False)
 
 
 def _of_release(known: Facts) -> Product:

@@ -59,13 +59,15 @@ def retract(
     """Take back a source, a query or a licence: show what it reached, and with --yes release what is left.
 
     Shown first: every row, release, model and score that the data reached, also through a passage on a list. With --yes
-    a new release without those rows is made, releases and models are marked, and who, when and why are kept; old
-    releases stay readable. Later runs leave the same data out. The lake's past keeps the texts: this is no erasure.
+    a new release without those rows is made, models and releases are marked (cards and report too), and who, when and
+    why are kept; old releases stay readable. Later runs leave the same data out. The lake's past keeps the texts: this
+    is no erasure.
     """
     with plain_errors():
         environment(None, home)
-        from rankmill.settings import SettingsError
+        from rankmill.settings import Settings, SettingsError
         from warehouse.audit import retraction
+        from warehouse.pages.marks import mark_written
         from warehouse.production import CODE_VERSION
 
         given = [(k, v) for k, v in (("source", source), ("query", query), ("license", license)) if v is not None]
@@ -81,6 +83,9 @@ def retract(
         if yes:
             name = who or getpass.getuser()
             done = retraction.retract(lake, reach, reason=str(reason), who=name, code_version=CODE_VERSION)
+            settings = Settings.load()
+            for release in reach.releases["release"]:
+                mark_written(lake, release, settings.home / "releases", settings.reports)
         if as_json:
             typer.echo(json.dumps({**_reach_values(reach), "done": asdict(done) if done else None}, indent=1))
         elif done is None:
@@ -110,7 +115,7 @@ def _story(told: Any) -> Iterator[str]:
         "judgements",
         [
             f"{j['docid']}: {j['grade']} by {j['judge']} ({j['origin']}, {j['role']})"
-            + (f", exchange {j['exchange_key'][:12]}" if j["exchange_key"] else "")
+            + (f", exchange_key {j['exchange_key'][:12]}" if j["exchange_key"] else "")
             for j in told.judgements
         ],
     )
@@ -166,7 +171,7 @@ def _exchange(x: Any) -> str:
         f"  {x['prompt_tokens']:,} + {x['completion_tokens']:,} tokens, {x['cached_tokens']:,} cached, "
         f"${x['usd']:.4f}, {x['latency_s']:.2f} s, {x['attempts']} attempt(s), {x['created_at']}\n"
         f"  {sampling}\n"
-        f"  prompt template {x['prompt_sha256'][:16]}, exchange {x['key'][:16]}"
+        f"  prompt template {x['prompt_sha256'][:16]}, key {x['key'][:16]}"
     )
 
 

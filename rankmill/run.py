@@ -51,22 +51,28 @@ def run_graph(settings: Settings, recipes: Sequence[str], console: Console) -> N
         with dg.DagsterInstance.get() as instance:
             _end_dead_runs(instance)
             _match_partitions(instance, active)
-            # A past release is trained on as it is: nothing before it is made again.
-            before: list[tuple[str, str | None, str]] = [
-                *(("label_domain", domain, domain) for domain in active),
-                ("release_training_set", None, "all domains"),
-            ]
-            plan = [
-                *(before if settings.release is None else []),
-                *(("train_and_evaluate", recipe, recipe) for recipe in recipes),
-                ("rank_models", None, "all recipes"),
-            ]
-            for job, partition_key, place in plan:
+            for job, partition_key, place in planned(settings, recipes, active):
                 progress.begin(place)
                 _execute(defs, instance, factory, job, partition_key)
     finally:
         progress.end()
         logger.removeHandler(progress)
+
+
+def planned(settings: Settings, recipes: Sequence[str], active: Sequence[str]) -> list[tuple[str, str | None, str]]:
+    """The jobs of a run in their order: name, partition, and what a person calls the place.
+
+    A past release is trained on as it is: nothing before it is made again.
+    """
+    before: list[tuple[str, str | None, str]] = [
+        *(("label_domain", domain, domain) for domain in active),
+        ("release_training_set", None, "all domains"),
+    ]
+    return [
+        *(before if settings.release is None else []),
+        *(("train_and_evaluate", recipe, recipe) for recipe in recipes),
+        ("rank_models", None, "all recipes"),
+    ]
 
 
 def _end_dead_runs(instance: Any) -> None:

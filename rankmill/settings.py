@@ -21,6 +21,7 @@ from flows.campaign import Home
 from flows.questions import LabelSettings
 from flows.teacher import STAND_IN, VLLM, TeacherSettings
 from training.recipes import Recipe, load_recipe, merge
+from warehouse.audit.drift import DriftBounds
 from warehouse.catalog import Bucket, Place
 from warehouse.curation.curate import ReleaseSettings
 from warehouse.intake.registry import Registry
@@ -67,6 +68,7 @@ class Profile(BaseModel):
     labels: LabelSettings = Field(LabelSettings(), description="Mining and lists.")
     alpha: float = Field(0.4, ge=0, le=1, description="Least NDCG@10 of a ranking against the judgements (paper: 0.4).")
     release: ReleaseSettings = Field(ReleaseSettings(), description="Deduplication and split.")
+    drift: DriftBounds = Field(DriftBounds(), description="How far a release may move from the one before it.")
     evaluation: EvaluationSettings = Field(EvaluationSettings(), description="Held-out queries and statistics.")
     hub: bool = Field(True, description="Whether benchmarks may be fetched from the Hugging Face hub.")
     seed: int = Field(0, ge=0, description="Seed of sampling in training.")

@@ -19,6 +19,8 @@ from told_lake import OURS, tell
 from rankmill.cli import app
 from warehouse.files import named_files
 from warehouse.lake import Lake, opened
+from warehouse.pages.beside import write_beside
+from warehouse.pages.facts import facts_of
 
 ROOMS = ("RANKMILL_HOME", "RANKMILL_PROFILE", "RANKMILL_LAKE_CATALOG", "RANKMILL_LAKE_DATA")
 
@@ -125,7 +127,8 @@ def test_why_tells_the_story_prints_json_and_writes_a_page(home: Path, tmp_path:
     assert shown.exit_code == 0
     for text in (
         "teacher-1-0528", "temperature 0.6", "https://example.org/q7", "0.750, at least 0.4 asked", "Because 7.",
-        "trained on this row", "structure: kept", "repairs first", "FAULT missing [3]",
+        "trained on this row", "structure: kept", "repairs first", "FAULT missing [3]", "key key7", "exchange_key mine",
+        "contamination: kept (compared with 1 items of bench and 6 held-out queries)",
     ):  # fmt: skip
         assert text in shown.output
     assert json.loads(rankmill(home, "why", row_id, "--json").output)["ranking_id"] == "math-7"
@@ -146,6 +149,10 @@ def test_retract_shows_first_and_writes_only_with_yes_and_a_reason(home: Path) -
             assert text in dry.output
         assert rankmill(home, "retract", "--query", "math/train3", "--yes").exit_code == 1
         assert lake.snapshot() == before
+    card = home / "releases" / second[:12] / "README.md"
+    with opened(Lake.at(home / "lake")) as lake:
+        write_beside(facts_of(lake, ["math", "web_search"], second), home / "releases", {})
+    assert "Retracted" not in card.read_text("utf-8")
     done = rankmill(
         home, "retract", "--query", "math/train3", "--yes", "--reason", "asked to", "--who", "Ann", "--json"
     )
@@ -156,6 +163,7 @@ def test_retract_shows_first_and_writes_only_with_yes_and_a_reason(home: Path) -
     marks = {row["release"]: row["retracted"] for row in json.loads(shown.output)}
     assert marks[successor] == []
     assert all(marks[name] and "by Ann" in marks[name][0] for name in (first, second))
+    assert f"(query math/train3): asked to; release {successor[:12]} stands" in card.read_text("utf-8")
     lines = json.loads(rankmill(home, "lake", "diff", second, successor, "--json").output)["rows"]
     assert [(row["why"], row["qid"]) for row in lines] == [("retracted", "train3")]
 

@@ -115,9 +115,8 @@ def latex_spaced(text: str) -> str:
     return re.sub(r"([=+<>^_(){}-])", r" \1\, ", text)
 
 
-@real
-@pytest.mark.parametrize("dress", ["verbatim", "re-punctuated", "truncated", "latex-spaced", "inside a longer text"])
-def test_every_real_benchmark_query_planted_into_a_source_is_rejected_by_name(bright: pl.DataFrame, dress: str) -> None:
+def dressed(bright: pl.DataFrame, dress: str) -> dict[str, str]:
+    """Every real benchmark query as somebody might have put it into a source, by its place in `bright`."""
     planted: dict[str, str] = {}
     for number, text in enumerate(bright["text"]):
         mine, key = words_of(text), f"q{number}"
@@ -133,27 +132,40 @@ def test_every_real_benchmark_query_planted_into_a_source_is_rejected_by_name(br
             planted[key] = " ".join(mine[start : start + NGRAM])
         elif dress == "inside a longer text" and len(mine) >= WHOLE:
             planted[key] = f"A friend asked me the other day: {text} What would you have told them?"
-    clean = {f"clean{n}": words(f"clean{n}", 30) for n in range(50)}
-    judged = contamination(OverlapPolicy(), bright)(lists({**planted, **clean}))
-    assert judged.lists.rows["qid"].sort().to_list() == sorted(clean)
     assert len(planted) > 550
-    named = {
-        (row["ranking_id"], row["benchmark"], row["item"])
-        for row in judged.found["benchmark_overlaps"].iter_rows(named=True)
-    }
-    for number, (benchmark, item) in enumerate(bright.select("benchmark", "item").iter_rows()):
-        assert f"q{number}" not in planted or (f"r-q{number}", benchmark, item) in named
-    for test, shared in judged.found["benchmark_overlaps"].select("test", "shared").iter_rows():
-        assert shared and (not test.endswith("-gram") or len(shared.split()) == int(test.split("-")[0]))
+    return planted
+
+
+def all_named(shared: pl.DataFrame, bright: pl.DataFrame, planted: dict[str, str]) -> bool:
+    """Whether every planted list is named with the item that it was planted from."""
+    named = set(shared.select("ranking_id", "benchmark", "item").iter_rows())
+    sides = enumerate(bright.select("benchmark", "item").iter_rows())
+    return all((f"r-q{n}", *side) in named for n, side in sides if f"q{n}" in planted)
 
 
 @real
-def test_a_policy_that_stops_releases_nothing_and_names_the_planted_rows(bright: pl.DataFrame) -> None:
-    source = lists({"planted": bright["text"][7], "clean": words("clean", 30)})
-    with pytest.raises(
-        Contaminated, match=r"1 lists share text .* r-planted \(query: exact with .*Nothing was released"
-    ):
+@pytest.mark.parametrize("dress", ["verbatim", "re-punctuated", "truncated", "latex-spaced", "inside a longer text"])
+def test_every_real_benchmark_query_planted_into_a_source_is_rejected_by_name(bright: pl.DataFrame, dress: str) -> None:
+    planted = dressed(bright, dress)
+    clean = {f"clean{n}": words(f"clean{n}", 30) for n in range(50)}
+    judged = contamination(OverlapPolicy(), bright)(lists({**planted, **clean}))
+    assert judged.lists.rows["qid"].sort().to_list() == sorted(clean)
+    shared = judged.found["benchmark_overlaps"]
+    assert all_named(shared, bright, planted)
+    for test, run in shared.select("test", "shared").iter_rows():
+        assert run and (not test.endswith("-gram") or len(run.split()) == int(test.split("-")[0]))
+
+
+@real
+def test_a_policy_that_stops_releases_nothing_and_names_every_planted_row(bright: pl.DataFrame) -> None:
+    dresses = [dressed(bright, dress) for dress in ("verbatim", "re-punctuated", "truncated")]
+    planted = {key: text for n, dress in enumerate(dresses) for key, text in dress.items() if int(key[1:]) % 3 == n}
+    source = lists({**planted, "clean": words("clean", 30)})
+    said = rf"{len(planted)} lists share text .* r-q\d+ \(query: .* with bright_runs/.* and \d+ more\. Nothing was"
+    with pytest.raises(Contaminated, match=said) as stopped:
         contamination(OverlapPolicy(at_finding="stop"), bright)(source)
+    assert all_named(stopped.value.overlaps, bright, planted)
+    assert "r-clean" not in set(stopped.value.overlaps["ranking_id"])
 
 
 @real
@@ -279,8 +291,18 @@ def test_every_list_gets_a_decision_whether_it_shares_something_or_not() -> None
     assert judged.decisions.sort("ranking_id").select("ranking_id", "filter", "outcome").rows() == [
         ("r-q0", "contamination", "rejected"), ("r-q1", "contamination", "kept"),
     ]  # fmt: skip
-    nothing = contamination(OverlapPolicy(), ITEMS.to_frame())(lists({"q0": text}))
-    assert nothing.lists.rows.height == 1
+
+
+def test_a_kept_list_is_told_what_it_was_compared_with() -> None:
+    def told(never: pl.DataFrame) -> str:
+        return contamination(OverlapPolicy(), never)(lists({"q": words("b", 20)})).decisions["detail"].item()
+
+    held_out = items(words("mine", 9), held_out=True)
+    assert told(pl.concat([items(words("a", 20), words("c", 20)), held_out])) == (
+        "compared with 2 items of bench and 1 held-out queries"
+    )
+    assert told(held_out) == "no benchmark was read; compared with 1 held-out queries"
+    assert told(ITEMS.to_frame()) == "no benchmark was read; compared with 0 held-out queries"
 
 
 def test_held_out_queries_are_never_trained_on_and_an_item_without_a_unit_is_a_query() -> None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warehouse.intake import folders
-from warehouse.intake.door import DoorLimits, SourceError, admit
+from warehouse.intake.door import REMEDIES, DoorLimits, SourceError, admit
 from warehouse.intake.folders import PASSAGE_LAYOUT, QUERY_LAYOUT, parse_lines, read_folder
 from warehouse.intake.source_tables import JUDGEMENTS, PASSAGES, QUERIES, REJECTIONS, SourceTables, gold_passages
 from warehouse.intake.sources import FolderSource, folder_sources, read_source
@@ -120,19 +120,21 @@ def test_rows_that_can_be_left_out_are_counted_rejections(tmp_path: Path) -> Non
     folder = write_folder(tmp_path / "tiny", queries, passages, judgements)
     tables = read_source(FolderSource(folder, "tiny"), limits=DoorLimits(max_chars=100))
     assert_counts_add_up(tables, {"queries": 4, "passages": 7, "judgements": 11})
+    left_out = [
+        ("queries", "q2", "empty text", "queries.jsonl:2:"),
+        ("passages", "blank", "empty text", "passages.jsonl:5:"),
+        ("passages", "noise", "control characters only", "passages.jsonl:6:"),
+        ("passages", "long", "text over the limit", "passages.jsonl:7: 101 characters of 100."),
+        ("judgements", "q2 d1", "its query was rejected", "qrels.tsv:2:"),
+        ("judgements", "q3 long", "its passage was rejected", "qrels.tsv:3:"),
+        ("judgements", "q3 d2", "repeated judgement", "qrels.tsv:5:"),
+        ("judgements", "q3 nowhere", "unknown passage", "qrels.tsv:6:"),
+        ("judgements", "nobody d1", "unknown query", "qrels.tsv:7:"),
+    ]
     assert sorted(tables.rejections.rows()) == sorted(
-        [
-            ("queries", "tiny", "q2", "empty text", "queries.jsonl:2"),
-            ("passages", "tiny", "blank", "empty text", "passages.jsonl:5"),
-            ("passages", "tiny", "noise", "control characters only", "passages.jsonl:6"),
-            ("passages", "tiny", "long", "text over the limit", "passages.jsonl:7: 101 characters of 100"),
-            ("judgements", "tiny", "q2 d1", "its query was rejected", "qrels.tsv:2"),
-            ("judgements", "tiny", "q3 long", "its passage was rejected", "qrels.tsv:3"),
-            ("judgements", "tiny", "q3 d2", "repeated judgement", "qrels.tsv:5"),
-            ("judgements", "tiny", "q3 nowhere", "unknown passage", "qrels.tsv:6"),
-            ("judgements", "tiny", "nobody d1", "unknown query", "qrels.tsv:7"),
-        ]
+        (stage, "tiny", key, reason, f"{place} {REMEDIES[reason]}") for stage, key, reason, place in left_out
     )
+    assert REMEDIES.keys() == {reason for _, _, reason, _ in left_out}
     assert tables.queries.schema == QUERIES
     assert tables.passages.schema == PASSAGES
     assert tables.judgements.schema == JUDGEMENTS

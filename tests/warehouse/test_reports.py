@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 from small_lake import DOMAINS, TRAIN, message, release
 
+from warehouse.audit.drift import Bound, DriftBounds
 from warehouse.lake import Append, Lake
 from warehouse.pages import pictures
 from warehouse.pages.charts import Stage, histogram, sankey
@@ -22,6 +23,7 @@ from warehouse.pages.facts import facts_of
 from warehouse.pages.quality import quality_values
 from warehouse.pages.reports import data_uri, reasons_of, write_report
 
+BOUNDS = DriftBounds()
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -32,7 +34,7 @@ def judged_by(domain: str) -> str:
 def test_the_quality_report_shows_the_newest_release_of_the_lake(factory_lake: Lake, tmp_path: Path) -> None:
     name = release(factory_lake)
     known = facts_of(factory_lake, DOMAINS)
-    values = quality_values(known, judged_by, 0.4)
+    values = quality_values(known, judged_by, 0.4, BOUNDS)
     count = len(DOMAINS) * TRAIN
     assert values["rows"] == count == sum(values["splits"].values())
     assert [stage.count for stage in known.stages()] == [46, count, count, count, count]
@@ -52,7 +54,7 @@ def test_the_quality_report_shows_the_newest_release_of_the_lake(factory_lake: L
 
 def test_the_report_asks_for_nothing_outside_itself(factory_lake: Lake, tmp_path: Path) -> None:
     release(factory_lake)
-    values = quality_values(facts_of(factory_lake, DOMAINS), judged_by, 0.4)
+    values = quality_values(facts_of(factory_lake, DOMAINS), judged_by, 0.4, BOUNDS)
     page = write_report(tmp_path / "quality.html", "data_quality.html.j2", values).read_text("utf-8")
     assert re.findall(r"""(?:src|href)=["']?(?:https?:)?//|<script|@import|url\(""", page) == []
     assert 'name="viewport"' in page
@@ -61,7 +63,7 @@ def test_the_report_asks_for_nothing_outside_itself(factory_lake: Lake, tmp_path
 
 def test_the_report_is_honest_where_nothing_was_looked_at(factory_lake: Lake, tmp_path: Path) -> None:
     release(factory_lake)
-    values = quality_values(facts_of(factory_lake, DOMAINS), judged_by, 0.4)
+    values = quality_values(facts_of(factory_lake, DOMAINS), judged_by, 0.4, BOUNDS)
     page = write_report(tmp_path / "quality.html", "data_quality.html.j2", values).read_text("utf-8")
     assert "There is no earlier release to compare with." in page
     assert "The suites were not run yet." in page
@@ -82,7 +84,7 @@ def test_leaks_copies_findings_and_licences_are_told(factory_lake: Lake, tmp_pat
                "representative": n == 0, "similarity": 0.9} for n in range(3)]  # fmt: skip
     frames = {"benchmark_overlaps": [leak, vetted], "decisions": [told, barred], "duplicate_clusters": copies}
     factory_lake.commit([Append(table, pl.DataFrame(rows)) for table, rows in frames.items()], message("test"))
-    values = quality_values(facts_of(factory_lake, DOMAINS), judged_by, 0.4)
+    values = quality_values(facts_of(factory_lake, DOMAINS), judged_by, 0.4, BOUNDS)
     assert (values["leaks"]["lists"], values["leaks"]["vetted"]) == (1, 1)
     assert values["clusters"]["shown"][-1]["members"] == 3
     assert values["contents"][0]["reason"] == "personal_email"
@@ -95,14 +97,18 @@ def test_leaks_copies_findings_and_licences_are_told(factory_lake: Lake, tmp_pat
 
 def test_a_second_release_is_held_against_the_first(factory_lake: Lake) -> None:
     name = release(factory_lake)
-    assert quality_values(facts_of(factory_lake, DOMAINS), judged_by, 0.4)["drift"] is None
+    assert quality_values(facts_of(factory_lake, DOMAINS), judged_by, 0.4, BOUNDS)["drift"] is None
     earlier = factory_lake.read("releases").with_columns(release=pl.lit("0" * 64), created_at=pl.lit("2020-01-01"))
     rows = factory_lake.read("training_rows").filter(domain="math").with_columns(release=pl.lit("0" * 64))
     factory_lake.commit([Append("releases", earlier), Append("training_rows", rows)], message("test"))
-    moved = quality_values(facts_of(factory_lake, DOMAINS), judged_by, 0.4)["drift"]
+    moved = quality_values(facts_of(factory_lake, DOMAINS), judged_by, 0.4, BOUNDS)["drift"]
     assert moved["before"] == "0" * 64
     mix = next(row for row in moved["rows"] if row["measure"] == "domain_mix")
     assert mix["distance"] == pytest.approx(0.5)
+    assert mix["level"] == "error"
+    wide = DriftBounds(domain_mix=Bound(warning=0.45, error=0.9))
+    moved = quality_values(facts_of(factory_lake, DOMAINS), judged_by, 0.4, wide)["drift"]
+    assert next(row for row in moved["rows"] if row["measure"] == "domain_mix")["level"] == "warning"
     assert facts_of(factory_lake, DOMAINS, "000").name == "0" * 64
     assert facts_of(factory_lake, DOMAINS).name == name
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import polars as pl
 import pytest
 from later_releases import change, here, put
 from small_lake import DOMAINS, SETTINGS, message
 from told_lake import tell
 
+from warehouse.audit.drift import DriftBounds
 from warehouse.audit.provenance import explain
 from warehouse.audit.retraction import NothingToRetract, Reach, Retraction, Selector, reach_of, retract
 from warehouse.audit.verify import verify
@@ -18,11 +21,16 @@ from warehouse.curation.releases import read_release, release_writes
 from warehouse.curation.rows import lists_at
 from warehouse.lake import Lake
 from warehouse.laws import releases_that_cannot_be_rebuilt, releases_that_changed
+from warehouse.pages.beside import write_beside
+from warehouse.pages.facts import facts_of
+from warehouse.pages.marks import mark_written
+from warehouse.pages.quality import quality_values
+from warehouse.pages.reports import write_report
 
 
-def take_back(lake: Lake, kind: str, value: str) -> tuple[Reach, Retraction]:
+def take_back(lake: Lake, kind: str, value: str, reason: str = "withdrawn") -> tuple[Reach, Retraction]:
     reach = reach_of(lake, Selector(kind, value))
-    return reach, retract(lake, reach, reason="withdrawn", who="auditor", code_version="1")
+    return reach, retract(lake, reach, reason=reason, who="auditor", code_version="1")
 
 
 def run_again(lake: Lake) -> str:
@@ -178,3 +186,31 @@ def test_what_the_lake_never_held_is_answered_with_what_it_holds(factory_lake: L
     ):
         with pytest.raises(NothingToRetract, match=held):
             reach_of(factory_lake, Selector(kind, value))
+
+
+def test_what_was_written_of_a_release_is_marked_and_so_is_what_is_written_of_it_later(
+    factory_lake: Lake, tmp_path: Path
+) -> None:
+    lake, folders = factory_lake, (tmp_path / "releases", tmp_path / "reports")
+    name = tell(lake)
+
+    def written() -> list[str]:
+        known = facts_of(lake, DOMAINS, name)
+        card = write_beside(known, folders[0], {})["card"]
+        values = quality_values(known, lambda _: "mined", 0.4, DriftBounds())
+        page = write_report(folders[1] / "data_quality.html", "data_quality.html.j2", values)
+        return [path.read_text("utf-8") for path in (card, page)]
+
+    clean = written()
+    assert not any("Retracted" in text for text in clean)
+    _, done = take_back(lake, "query", "math/train3", reason="held <b>personal</b> data")
+    assert done.successor is not None
+    paths = mark_written(lake, name, *folders)
+    marked = [path.read_text("utf-8") for path in paths]
+    said = "(query math/train3): held &lt;b&gt;personal&lt;/b&gt; data; release " + done.successor[:12]
+    assert [text.count(said) for text in marked] == [1, 1]
+    assert [text.count("Retracted by auditor on ") for text in written()] == [1, 1]
+    take_back(lake, "query", "math/train4")
+    mark_written(lake, name, *folders)
+    assert [path.read_text("utf-8").count("Retracted by auditor on ") for path in paths] == [2, 2]
+    assert mark_written(lake, done.successor, *folders) == []  # nothing was written of it, and the page is not its own

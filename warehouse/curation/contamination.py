@@ -43,7 +43,12 @@ _STRENGTH = {"exact": 0, "near-duplicate": 2}  # a shared run of words stands be
 
 
 class Contaminated(ValueError):
-    """A release was stopped because lists overlap a benchmark; the message names them."""
+    """A release was stopped because lists overlap a benchmark: the message names the first, `overlaps` has all."""
+
+    def __init__(self, message: str, overlaps: pl.DataFrame) -> None:
+        """`overlaps` (OVERLAPS) are those that no exception covers."""
+        super().__init__(message)
+        self.overlaps = overlaps
 
 
 class OverlapException(BaseModel):
@@ -100,12 +105,22 @@ def contamination(policy: OverlapPolicy, never: pl.DataFrame) -> Filter:
 
     def judge(lists: Lists) -> Judged:
         shared = overlaps(lists, never, policy)
-        judged = decide(lists, CONTAMINATION, _faults(shared, policy))
+        judged = decide(lists, CONTAMINATION, _faults(shared, policy), compared_with(never))
         if policy.at_finding == "stop":
             _stop(shared)
         return Judged(judged.lists, judged.decisions, {"benchmark_overlaps": shared})
 
     return judge
+
+
+def compared_with(never: pl.DataFrame) -> str:
+    """What lists are held against, in words: the benchmarks that were read, and how many held-out queries."""
+    public = never.filter(~pl.col("held_out"))
+    held_out = f"{never.height - public.height:,} held-out queries"
+    if public.is_empty():
+        return f"no benchmark was read; compared with {held_out}"
+    names = ", ".join(public["benchmark"].unique().sort())
+    return f"compared with {public.height:,} items of {names} and {held_out}"
 
 
 def overlaps(lists: Lists, never: pl.DataFrame, policy: OverlapPolicy) -> pl.DataFrame:
@@ -178,8 +193,10 @@ def _stop(shared: pl.DataFrame) -> None:
         f"{row['benchmark']} {row['item_unit']} {row['item']})"
         for row in open_ones.head(10).iter_rows(named=True)
     ]
+    more = f" and {open_ones.height - 10} more" if open_ones.height > 10 else ""
     raise Contaminated(
         f"{open_ones['ranking_id'].n_unique()} lists share text with a benchmark or a held-out query, and the policy "
-        f"says to stop: {'; '.join(named)}{' …' if open_ones.height > 10 else ''}. Nothing was released. Take the "
-        "rows out of the source, write an exception with its reason, or set release.overlap.at_finding to reject."
+        f"says to stop: {'; '.join(named)}{more}. Nothing was released. Take the "
+        "rows out of the source, write an exception with its reason, or set release.overlap.at_finding to reject.",
+        open_ones,
     )

@@ -64,15 +64,16 @@ class Judged:
 Filter = Callable[[Lists], Judged]
 
 
-def decide(lists: Lists, name: str, faults: pl.DataFrame) -> Judged:
+def decide(lists: Lists, name: str, faults: pl.DataFrame, looked_at: str | None = None) -> Judged:
     """Rejected where `faults` (DECISIONS without `filter`) rejects a row, kept where it says nothing of it.
 
-    Passages that no list holds any more stay: others' lists are a matter of the next filter, not of this one.
+    `looked_at` is the detail of those that are kept: what a reader cannot know from the filter's name alone. Passages
+    that no list holds any more stay: others' lists are a matter of the next filter, not of this one.
     """
     told = faults.with_columns(filter=pl.lit(name)).select(list(DECISIONS)).cast(DECISIONS)
     silent = lists.rows.join(told, on="ranking_id", how="anti").select(
         "ranking_id", filter=pl.lit(name), outcome=pl.lit(KEPT), reason=pl.lit(None, pl.String),
-        value=pl.lit(None, pl.Float64), threshold=pl.lit(None, pl.Float64), detail=pl.lit(None, pl.String),
+        value=pl.lit(None, pl.Float64), threshold=pl.lit(None, pl.Float64), detail=pl.lit(looked_at, pl.String),
     )  # fmt: skip
     rejected = told.filter(pl.col("outcome") == REJECTED)
     rows = lists.rows.join(rejected.select("ranking_id"), on="ranking_id", how="anti")

@@ -25,6 +25,17 @@ BENCHMARK_SPLIT = "benchmark-do-not-train"
 UNKNOWN_LICENSE = "NOASSERTION"
 """SPDX's word for a licence nobody has stated."""
 FAULTS_SHOWN = 20
+REMEDIES: Mapping[str, str] = {
+    "empty text": "Give the row a text, or take it out.",
+    "control characters only": "Read the file as UTF-8 again; if that is its text, take the row out.",
+    "text over the limit": "Split the text at the source, or take the row out.",
+    "unknown query": "No query has this id. Correct the id, add the query, or take the line out.",
+    "unknown passage": "No passage has this id. Correct the id, add the passage, or take the line out.",
+    "its query was rejected": "Mend the query, or take the line out with it.",
+    "its passage was rejected": "Mend the passage, or take the line out with it.",
+    "repeated judgement": "An earlier line says the same. Take this one out.",
+}
+"""By the reason for which a row is left out: what to do about it."""
 
 RAW_QUERIES = pl.Schema(
     {name: kind for name, kind in QUERIES.items() if name not in ("domain", "text_sha256")} | {"line": pl.Int64}
@@ -285,11 +296,12 @@ def _majority_faults(frame: pl.DataFrame, noun: str, file: str) -> list[Fault]:
 def _rejections(
     frame: pl.DataFrame, stage: str, domain: str, key: pl.Expr, file: str, limits: DoorLimits
 ) -> pl.DataFrame:
-    place = pl.format("{}:{}", pl.lit(file), "line")
-    detail = place
+    said = pl.format("{}:{}:", pl.lit(file), "line")
     if "text" in frame.columns:
-        length = pl.format("{}: {} characters of {}", place, pl.col("text").str.len_chars(), limits.max_chars)
-        detail = pl.when(pl.col("reason") == "text over the limit").then(length).otherwise(place)
+        length = pl.format("{} {} characters of {}.", said, pl.col("text").str.len_chars(), limits.max_chars)
+        said = pl.when(pl.col("reason") == "text over the limit").then(length).otherwise(said)
+    remedy = pl.col("reason").replace_strict(REMEDIES, return_dtype=pl.String)
+    detail = pl.format("{} {}", said, remedy)
     return (
         frame.filter(pl.col("reason").is_not_null())
         .select(stage=pl.lit(stage), domain=pl.lit(domain), key=key, reason="reason", detail=detail)

@@ -16,6 +16,7 @@ import yaml
 from warehouse.curation import licences
 from warehouse.curation.releases import SPLITS, licenses_of
 from warehouse.pages.facts import Facts
+from warehouse.pages.marks import on_card
 from warehouse.pages.reports import reasons_of
 
 ROWS_FILE = "rows.parquet"
@@ -41,6 +42,7 @@ def card_values(known: Facts, sampling: dict[str, Any]) -> dict[str, Any]:
     return {
         "header": header(known, under),
         "release": known.name,
+        "marks": on_card(known.name, known.marks),
         "created_at": known.release["created_at"],
         "read_snapshot": known.release["read_snapshot"],
         "rows": known.rows.height,

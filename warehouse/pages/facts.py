@@ -17,6 +17,7 @@ from warehouse.curation.releases import known_release
 from warehouse.lake import Lake
 from warehouse.ledger import Materialization, book
 from warehouse.pages.charts import Stage
+from warehouse.pages.marks import marks_of
 
 _LIGHT = """
     SELECT row_id, domain, qid, split, ranking_id, judge, prompt_sha256, consistency, source, license, passage_licenses,
@@ -69,6 +70,11 @@ class Facts:
         """What every step of the active domains left out."""
         keys = pl.col("partition_key").is_in([*self.domains, ""])
         return self.lake.read("rejections").filter(keys)
+
+    @cached_property
+    def marks(self) -> list[str]:
+        """What was taken back of the release, in sentences; nothing where it is as it was made."""
+        return marks_of(self.lake, self.name)
 
     @property
     def cost(self) -> dict[str, Any]:

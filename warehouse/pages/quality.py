@@ -1,6 +1,6 @@
 """The figures of the data-quality report: what an auditor reads first about a release.
 
-    values = quality_values(facts_of(lake, domains), judged_by, alpha)
+    values = quality_values(facts_of(lake, domains), judged_by, alpha, bounds)
     write_report(path, "data_quality.html.j2", values)
 
 All of it stands in the lake; where a thing was never looked at, the page says so and shows no zero. Deliberately
@@ -18,15 +18,17 @@ from warehouse.audit.teacher import ALL, TeacherAudit, audit_teacher
 from warehouse.curation import contamination, contents, duplicates, licences, structure
 from warehouse.curation.filters import KEPT, OUTCOMES
 from warehouse.curation.releases import SPLITS
+from warehouse.intake import door
 from warehouse.pages.charts import histogram, sankey
 from warehouse.pages.facts import Facts
+from warehouse.pages.marks import on_page
 from warehouse.pages.reports import reasons_of
 
 NARROW, WIDE = 380, 760
 LEAKS, CLUSTERS, EXAMPLES = 50, 20, 2
 REMEDIES: Mapping[str, str] = {
     **structure.REASONS, **licences.REASONS, **contents.REASONS, **duplicates.REASONS,
-    **contamination.REASONS,
+    **contamination.REASONS, **door.REMEDIES,
     "inconsistent": "The ranking contradicts the judgements. Look at the sweep below before you move alpha.",
     "no_positive": "Nothing in the pool helps. Add passages to the domain, or raise `candidates`.",
     "no_candidate": "No passage shares a word with the query. Add passages to the domain.",
@@ -40,15 +42,14 @@ _SAMPLES = """
 """
 
 
-def quality_values(
-    known: Facts, judged_by: Callable[[str], str], alpha: float, bounds: DriftBounds | None = None
-) -> dict[str, Any]:
+def quality_values(known: Facts, judged_by: Callable[[str], str], alpha: float, bounds: DriftBounds) -> dict[str, Any]:
     """What data_quality.html.j2 shows of a release."""
     stages = known.stages()
     teacher = audit_teacher(known.lake, known.domains)
     scores = teacher.scored["consistency"].to_list()
     return {
         "release": known.name,
+        "marks": on_page(known.name, known.marks),
         "created_at": known.release["created_at"],
         "read_snapshot": known.release["read_snapshot"],
         "rows": known.rows.height,
@@ -129,7 +130,7 @@ def _opinions(teacher: TeacherAudit) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _drift(known: Facts, bounds: DriftBounds | None) -> dict[str, Any] | None:
+def _drift(known: Facts, bounds: DriftBounds) -> dict[str, Any] | None:
     """How far this release has moved from the one made before it; None where it is the first."""
     earlier = known.lake.read("releases", columns=["release", "created_at"]).filter(
         (pl.col("created_at") <= known.release["created_at"]) & (pl.col("release") != known.name)
@@ -137,7 +138,7 @@ def _drift(known: Facts, bounds: DriftBounds | None) -> dict[str, Any] | None:
     if earlier.is_empty():
         return None
     before = earlier.sort("created_at")["release"][-1]
-    moved = drift(known.lake, before, known.name, bounds or DriftBounds())
+    moved = drift(known.lake, before, known.name, bounds)
     return {"before": before, "rows": moved.to_dicts()}
 
 

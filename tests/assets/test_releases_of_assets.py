@@ -1,0 +1,135 @@
+"""Assets over a small filled lake: what stops a release, what is trained on, and when a report is made again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "warehouse"))
+
+from later_releases import change, here, put, release_now
+from small_lake import DOMAINS, LONG, TRAIN, fill, release
+
+from assets.curation import data_quality_report, training_set
+from assets.resources import Factory
+from assets.training import sft_model
+from rankmill.run import planned
+from rankmill.settings import Settings
+from warehouse.intake.registry import Active
+from warehouse.lake import Lake, opened
+
+
+class Recorder(dg.PipesSubprocessClient):
+    """Takes the place of training processes: keeps the jobs that they would do, and does none."""
+
+    def run(self, *, command: Sequence[str], **_: Any) -> None:  # type: ignore[override]
+        """Keep the job whose file ends the command."""
+        JOBS.append(json.loads(Path(command[-1]).read_text("utf-8")))
+
+
+JOBS: list[Mapping[str, Any]] = []
+
+
+def profile(folder: Path, **values: Any) -> str:
+    """A profile like offline, with `values`."""
+    path = folder / "mine.yaml"
+    path.write_text(json.dumps({"extends": "offline", "description": "mine", **values}), "utf-8")
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANKMILL_HOME", "RANKMILL_PROFILE", "RANKMILL_RELEASE", "RANKMILL_LAKE_CATALOG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the small factory's lake, and its two domains as active sources."""
+    home = tmp_path_factory.mktemp("filled") / "home"
+    with opened(Lake.at(home / "lake")) as lake:
+        fill(lake)
+    Factory(profile="offline", home=str(home)).registry.keep([Active(name, "folder", name) for name in DOMAINS])
+    return home
+
+
+@pytest.fixture
+def home(filled: Path, tmp_path: Path) -> Path:
+    shutil.copytree(filled, tmp_path / "home")
+    return tmp_path / "home"
+
+
+def made(asset: dg.AssetsDefinition, home: Path, chosen: str = "offline", **given: Any) -> dg.ExecuteInProcessResult:
+    resources = {"factory": Factory(profile=chosen, home=str(home)), "pipes": Recorder()}
+    return dg.materialize([asset], resources=resources, raise_on_error=False, **given)
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    (event,) = result.get_step_failure_events()
+    return str(event.step_failure_data.user_failure_data.description)
+
+
+def test_a_policy_that_stops_makes_no_release_and_writes_down_every_overlap(home: Path, tmp_path: Path) -> None:
+    with opened(Lake.at(home / "lake")) as lake:
+        change(lake, "queries", put("text", LONG, here("math", "train3")))
+        change(lake, "queries", put("text", f"Tell me: {LONG[:80].upper()}!", here("web_search", "train5")))
+        stopping = profile(tmp_path, release={"overlap": {"at_finding": "stop"}})
+        result = made(training_set, home, stopping)
+        told = failure(result)
+        page = home / "reports" / "contamination.csv"
+        assert "2 lists share text" in told and f"All of them stand in {page}." in told
+        named = pl.read_csv(page).select("ranking_id", "benchmark", "item", "test").rows()
+        assert named == [("math-3", "bench", "b1", "exact"), ("web_search-5", "bench", "b1", "13-gram")]
+        assert [lake.read(table).height for table in ("releases", "training_rows")] == [0, 0]
+        assert made(training_set, home).success
+        assert lake.read("releases")["rows"].to_list() == [len(DOMAINS) * TRAIN - 2]
+
+
+@pytest.mark.parametrize("chosen", ["past", "newest"])
+def test_what_is_trained_on_is_the_release_that_was_asked_for(
+    home: Path, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(Lake.at(home / "lake")) as lake:
+        change(lake, "consistent_rankings", keep=~here("math", "train1"))
+        releases = {"past": release_now(lake), "newest": release(lake)}
+    if chosen == "past":
+        monkeypatch.setenv("RANKMILL_RELEASE", releases["past"][:10])
+    JOBS.clear()
+    assert "ended without a result" in failure(made(sft_model, home, partition_key="reasonrank"))
+    (job,) = JOBS
+    assert job["release"] == releases[chosen]
+    rows = pl.read_parquet(job["rows"])
+    assert rows["release"].unique().to_list() == [releases[chosen]]
+    assert rows.height == len(DOMAINS) * TRAIN - (chosen == "past")
+
+
+def test_a_past_release_is_trained_on_as_it_is_and_nothing_before_it_is_made_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANKMILL_HOME", str(home))
+    whole = planned(Settings.load(), ["reasonrank"], DOMAINS)
+    monkeypatch.setenv("RANKMILL_RELEASE", "abc")
+    assert [job for job, _, _ in whole] == [
+        "label_domain", "label_domain", "release_training_set", "train_and_evaluate", "rank_models",
+    ]  # fmt: skip
+    assert planned(Settings.load(), ["reasonrank"], DOMAINS) == whole[3:]
+
+
+def test_a_report_is_made_again_only_when_what_it_shows_has_changed(home: Path, tmp_path: Path) -> None:
+    with opened(Lake.at(home / "lake")) as lake:
+        release(lake)
+    wide = profile(tmp_path, drift={"list_length": {"warning": 0.5, "error": 0.6}})
+    unchanged = []
+    for chosen in ("offline", "offline", wide):
+        result = made(data_quality_report, home, chosen)
+        (event,) = result.asset_materializations_for_node("data_quality_report")
+        unchanged.append(event.metadata["unchanged"].value)
+    assert unchanged == [False, True, False]
