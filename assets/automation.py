@@ -53,8 +53,8 @@ train_and_evaluate = dg.define_asset_job(
 )
 rank_models = dg.define_asset_job(
     "rank_models",
-    selection=_with_suites(suites.EVALUATION, "leaderboard"),
-    description="The leaderboard of everything that was evaluated.",
+    selection=_with_suites(suites.EVALUATION, "leaderboard", "champion"),
+    description="The leaderboard of everything that was evaluated, and which model is the champion.",
 )
 jobs = [label_domain, release_training_set, train_and_evaluate, rank_models]
 

@@ -15,10 +15,10 @@ from ranking.prompts import load_template
 from training.jobs import RerankJob, base_model, finished
 from training.recipes import Recipe
 from training.seams import WeightedFusion
-from warehouse import evaluation
+from warehouse import evaluation, promotion
 from warehouse import leaderboard as boards
-from warehouse.lake import Replace, content_sha256
-from warehouse.ledger import WHOLE, Product, latest, rejected
+from warehouse.lake import Append, Replace, canonical_sha256, content_sha256
+from warehouse.ledger import WHOLE, Product, book, latest, rejected
 from warehouse.models import newest_model
 from warehouse.pages.reports import write_report
 from warehouse.production import Made, Shop, Step, own
@@ -128,6 +128,38 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
     settings = {"resamples": chosen.resamples, "seed": chosen.seed, "page": 4}
     reads = [("benchmark_runs", list(made))]
     yield from produce(context, factory, Step(("leaderboard",), WHOLE, settings, work, reads))
+
+
+@dg.asset(
+    check_specs=law("champion"), group_name="evaluation", deps=["benchmark_runs", "leaderboard"], kinds={"duckdb"}
+)
+def champion(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
+    """The model to use: a new one takes the place where it beats the champion, else it stays a challenger, and why."""
+    profile, lake = factory.settings.profile, factory.lake
+    ledger = book(lake)
+    made = [name for name in factory.settings.recipes() if ("benchmark_runs", name) in ledger]
+
+    def work(shop: Shop) -> dict[str, Made]:
+        chosen = profile.evaluation
+        judged = promotion.judge_new(lake, shop.snapshot, made, profile.promotion, chosen.resamples, chosen.seed)
+        new, holder = judged.records, judged.champion or evaluation.FIRST_STAGE
+        promoted = new.filter(pl.col("decision") == promotion.PROMOTED).height
+        figures = {"champion": holder, "promoted": promoted, "challengers": new.height - promoted}
+        product = Product(
+            (Append("promotions", new),), canonical_sha256(["champion", holder]), new.height, new.height,
+            figures=figures,
+        )  # fmt: skip
+        return {"champion": Made(product, new.select("model", "recipe", "stage", "decision", "against", "reason"))}
+
+    settings = {
+        "promotion": profile.promotion.model_dump(),
+        "resamples": profile.evaluation.resamples,
+        "seed": profile.evaluation.seed,
+        # What a person decides changes who is champion, though nothing new is judged.
+        "decided": promotion.decided_by_people(lake.read("promotions")),
+    }
+    reads = [("benchmark_runs", made), ("leaderboard", (WHOLE,))]
+    yield from produce(context, factory, Step(("champion",), WHOLE, settings, work, reads))
 
 
 def _jobs(shop: Shop, factory: Factory, recipe: Recipe, first: pl.DataFrame) -> dict[str, tuple[RerankJob, str]]:

@@ -1,15 +1,20 @@
-"""Which model `--model` means: a model of this home, a checkpoint folder, or the untouched base."""
+"""Which model `--model` means: the champion, a model of this home, a checkpoint folder, or the untouched base."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from rankmill.settings import Settings, SettingsError
 from training.jobs import ModelRef, base_model, weights_sha256
 from training.recipes import Recipe
+from warehouse.models import named_models
+from warehouse.promotion import standing
 
 DEFAULT_RECIPE = "reasonrank"
+CHAMPION = "champion"
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class ChosenModel:
 
 def choose_model(settings: Settings, model: str, recipe_name: str | None = None) -> ChosenModel:
     """The model that `model` names; `recipe_name` replaces the recipe that it was trained by. Raises SettingsError."""
+    if model == CHAMPION:  # a folder of this name is ./champion
+        return _known_model(settings, _champion(settings), recipe_name, (CHAMPION,))
     if Path(model).is_dir():
         recipe = settings.recipe(recipe_name or DEFAULT_RECIPE)
         try:
@@ -36,19 +43,33 @@ def choose_model(settings: Settings, model: str, recipe_name: str | None = None)
     known = pl.DataFrame()
     if settings.has_lake:
         known = settings.lake().read("models").sort("created_at")
-        name, _, stage = model.partition("/")
-        named = (pl.col("recipe") == name) & (pl.col("stage") == stage) | pl.col("model").str.starts_with(model)
-        matches = known.filter(named)
-        if model and matches.height:
-            row = matches.row(-1, named=True)
-            reference = ModelRef(path=str(settings.home / row["path"]), sha256=row["weights_sha256"])
-            names = _distinct(model, f"{row['recipe']}/{row['stage']}", row["model"], row["model"][:12])
-            return ChosenModel(reference, settings.recipe(recipe_name or row["recipe"]), names)
+        matches = named_models(known, model)
+        if matches.height:
+            return _known_model(settings, matches.row(-1, named=True), recipe_name, (model,))
     listing = "; ".join(f"{r['model'][:12]} ({r['recipe']}/{r['stage']})" for r in known.iter_rows(named=True))
     raise SettingsError(
         f"there is no model {model!r}. Models of this home: {listing or 'none yet'}; "
         "or give a checkpoint folder, or `base`."
     )
+
+
+def _champion(settings: Settings) -> Mapping[str, Any]:
+    if settings.has_lake:
+        lake = settings.lake()
+        name = standing(lake.read("promotions")).champion
+        if name is not None:
+            return lake.read("models", {"model": name}).row(0, named=True)
+    raise SettingsError(
+        "there is no champion: no model stands above bm25. `rankmill models` says why; `rankmill promote` makes one."
+    )
+
+
+def _known_model(
+    settings: Settings, row: Mapping[str, Any], recipe_name: str | None, typed: tuple[str, ...]
+) -> ChosenModel:
+    reference = ModelRef(path=str(settings.home / row["path"]), sha256=row["weights_sha256"])
+    names = _distinct(*typed, f"{row['recipe']}/{row['stage']}", row["model"], row["model"][:12])
+    return ChosenModel(reference, settings.recipe(recipe_name or row["recipe"]), names)
 
 
 def _distinct(*names: str) -> tuple[str, ...]:

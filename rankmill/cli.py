@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rankmill import cli_audit, cli_formats, cli_label, cli_lake, cli_plan, cli_serve
+from rankmill import cli_audit, cli_formats, cli_label, cli_lake, cli_models, cli_plan, cli_serve
 from rankmill.options import AsJson, BudgetUsd, Home, Limit, ProfileName, Sources, environment, plain_errors
 
 app = typer.Typer(
@@ -47,7 +47,7 @@ def run(
     profile: ProfileName = None,
     home: Home = None,
 ) -> None:
-    """Materialize the whole graph: sources, labels, release, SFT, RL, evaluation, leaderboard.
+    """Materialize the whole graph: sources, labels, release, SFT, RL, evaluation, leaderboard, champion.
 
     Can be stopped and run again at any time: what is done is not done twice, and no answer that came back is paid for
     twice.
@@ -179,6 +179,9 @@ for _command in (
     cli_label.label,
     cli_label.resynthesize,
     cli_plan.plan,
+    cli_models.models,
+    cli_models.promote,
+    cli_models.rollback,
     cli_formats.export,
     cli_formats.audit,
     cli_audit.why,

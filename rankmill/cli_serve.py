@@ -15,7 +15,8 @@ Model = Annotated[
     str,
     typer.Option(
         "--model",
-        help="A model of this home (its id, or recipe/stage such as reasonrank/rl), a checkpoint folder, or `base`.",
+        help="A model of this home (`champion`, its id, or recipe/stage such as reasonrank/rl), a checkpoint folder, "
+        "or `base`.",
     ),
 ]
 RecipeName = Annotated[

@@ -26,6 +26,7 @@ from warehouse.catalog import Bucket, Place
 from warehouse.curation.curate import ReleaseSettings
 from warehouse.intake.registry import Registry
 from warehouse.lake import Lake
+from warehouse.promotion import PromotionSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = {
@@ -70,6 +71,9 @@ class Profile(BaseModel):
     release: ReleaseSettings = Field(ReleaseSettings(), description="Deduplication and split.")
     drift: DriftBounds = Field(DriftBounds(), description="How far a release may move from the one before it.")
     evaluation: EvaluationSettings = Field(EvaluationSettings(), description="Held-out queries and statistics.")
+    promotion: PromotionSettings = Field(
+        PromotionSettings(), description="When a new model takes the champion's place."
+    )
     hub: bool = Field(True, description="Whether benchmarks may be fetched from the Hugging Face hub.")
     seed: int = Field(0, ge=0, description="Seed of sampling in training.")
     recipe: dict[str, Any] = Field(default_factory=dict, description="Values that replace those of every recipe here.")

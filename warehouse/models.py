@@ -48,6 +48,13 @@ def newest_model(lake: Lake, recipe: str, stage: str) -> Mapping[str, Any]:
     return rows.row(-1, named=True)
 
 
+def named_models(models: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Rows of `models` that a name means, oldest first: recipe/stage, or an id or the beginning of one."""
+    recipe, _, stage = name.partition("/")
+    means = (pl.col("recipe") == recipe) & (pl.col("stage") == stage) | pl.col("model").str.starts_with(name)
+    return models.filter(means if name else pl.lit(False)).sort("created_at")
+
+
 def left_out_rows(asset: str, rows: Sequence[tuple[str, str]]) -> pl.DataFrame:
     """Rejections for training rows that a process could not use, from (row_id, reason)."""
     return rejected(asset, [(row_id, "not_trained_on", reason) for row_id, reason in rows])

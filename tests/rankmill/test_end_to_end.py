@@ -112,7 +112,7 @@ def test_from_a_leaderboard_row_one_gets_to_prompt_and_licence(home: Path) -> No
 
 def test_no_check_failed_and_every_asset_was_checked(home: Path) -> None:
     rows = query(home, "SELECT asset, rows_in, rows_out, rows_rejected FROM materializations")
-    assert len({row["asset"] for row in rows}) == 16
+    assert len({row["asset"] for row in rows}) == 17
     assert all(row["rows_in"] == row["rows_out"] + row["rows_rejected"] for row in rows)
     assert "FAILED" not in (home.parent / "second.txt").read_text("utf-8")
 
