@@ -22,7 +22,7 @@ from warehouse.lake import Lake, opened
 from warehouse.pages.beside import write_beside
 from warehouse.pages.facts import facts_of
 
-ROOMS = ("RANKMILL_HOME", "RANKMILL_PROFILE", "RANKMILL_LAKE_CATALOG", "RANKMILL_LAKE_DATA")
+ROOMS = ("RANKMILL_HOME", "RANKMILL_PROFILE", "RANKMILL_LAKE_CATALOG", "RANKMILL_LAKE_DATA", "RANKMILL_RELEASE")
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +166,16 @@ def test_retract_shows_first_and_writes_only_with_yes_and_a_reason(home: Path) -
     assert f"(query math/train3): asked to; release {successor[:12]} stands" in card.read_text("utf-8")
     lines = json.loads(rankmill(home, "lake", "diff", second, successor, "--json").output)["rows"]
     assert [(row["why"], row["qid"]) for row in lines] == [("retracted", "train3")]
+
+
+def test_a_run_on_a_release_that_is_not_there_names_those_there_are_and_makes_nothing(home: Path) -> None:
+    with opened(Lake.at(home / "lake")) as lake:
+        before = lake.snapshot()
+        refused = rankmill(home, "run", "--release", "zzz")
+        assert (refused.exit_code, "Traceback" in refused.output) == (1, False)
+        assert all(name[:12] in refused.output for name in names(home))
+        assert lake.snapshot() == before
+    assert not (home / "dagster").exists()
 
 
 @pytest.mark.parametrize("words", [(), ("--source", "a", "--query", "b"), ("--source", "nothing")])
