@@ -171,7 +171,7 @@ def rank_biased_overlap(left: Ints, right: Ints, p: float = 1.0) -> Floats:
     row = np.arange(len(left))[:, None] * places
     place = np.full(len(left) * places, depths)
     place[right + row] = depth
-    # An item that both lists have by depth m adds 1/d to each overlap from m to n, and they weigh p^(d-1).
+    # An item that both lists have by depth m adds p^(d-1) / d at each depth d from there on; added[d] sums the first d.
     added = np.append(0.0, np.cumsum(p**depth / (depth + 1.0)))
     n = lengths[:, None]
     met_at = place[left + row]
@@ -184,10 +184,9 @@ def rank_biased_overlap(left: Ints, right: Ints, p: float = 1.0) -> Floats:
 def padded(rows: Sequence[Sequence[int]]) -> Ints:
     """Rows of uneven length as one array (B, N), N being the longest; filled up with -1."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    every = np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())
     array = np.full((len(rows), lengths.max(initial=0)), -1)
-    array[np.arange(array.shape[1]) < lengths[:, None]] = np.fromiter(
-        chain.from_iterable(rows), np.int64, lengths.sum()
-    )
+    array[np.arange(array.shape[1]) < lengths[:, None]] = every
     return array
 
 
