@@ -3,7 +3,8 @@
 Jobs that arrive while a commit is under way wait for the next one and share it, so durability costs one fsync per
 group and not one per answer, and the event loop never waits for the disk. A job is a function of the connection that
 may be run again from the start; it is answered after the commit, so an answer means durable. A job that raises undoes
-only itself. `submit` is for threads, `perform` for coroutines: one wake-up of the loop a group.
+only itself. Jobs that only read, with none beside them that writes, need no transaction. `submit` is for threads,
+`perform` for coroutines: one wake-up of the loop a group.
 
 Absent on purpose: a pool, read replicas, and any knowledge of what is stored.
 """
@@ -203,8 +204,10 @@ def _for_people(error: BaseException | None, path: Path) -> BaseException | None
 
 
 def _transaction(connection: sqlite3.Connection, batch: list[_Job]) -> list[_Done]:
+    if not any(job.writes for job in batch):
+        return [_Done(job, job.work(connection)) for job in batch]
     try:
-        connection.execute("BEGIN IMMEDIATE" if any(job.writes for job in batch) else "BEGIN")
+        connection.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
         raise _NoTransaction from error
     try:

@@ -50,7 +50,7 @@ from inference.purchase import (
     fault_of,
 )
 from inference.store import ExchangeStore
-from inference.teller import Teller
+from inference.teller import LookUp, Teller
 
 T = TypeVar("T")
 Requests = AsyncIterable[Request] | Iterable[Request]
@@ -192,12 +192,15 @@ async def _answer_all(purchase: Purchase, requests: Requests, check: Check) -> A
     """Run reader and workers and hand out what they finish; raise what stopped them once all of it is handed out."""
     # A few more than can be in flight: while they wait for the endpoint, the others claim and commit.
     count = purchase.settings.max_in_flight + math.ceil(AHEAD * purchase.settings.max_in_flight)
+    # One list is sorted while the next one is looked up.
+    looked_up: asyncio.Queue[LookUp | None] = asyncio.Queue(maxsize=1)
     inbox: asyncio.Queue[Item | None] = asyncio.Queue(maxsize=purchase.settings.max_in_flight)
     outbox: asyncio.Queue[list[Outcome] | None] = asyncio.Queue(maxsize=purchase.settings.max_in_flight)
     crew = Crew()
     put_off: deque[Item] = deque()
     tasks = {crew.start(partial(_work, purchase, inbox, put_off, outbox, check, crew)) for _ in range(count)}
-    tasks.add(crew.start(partial(_read, purchase, requests, inbox, outbox, check)))
+    tasks.add(crew.start(partial(_read, purchase, requests, looked_up)))
+    tasks.add(crew.start(partial(_sort, looked_up, inbox, outbox, check)))
     closer = asyncio.create_task(_close_when_done(crew, tasks, outbox))
     try:
         while (outcomes := await outbox.get()) is not None:
@@ -212,19 +215,25 @@ async def _answer_all(purchase: Purchase, requests: Requests, check: Check) -> A
         raise error
 
 
-async def _read(
-    purchase: Purchase,
-    requests: Requests,
+async def _read(purchase: Purchase, requests: Requests, looked_up: asyncio.Queue[LookUp | None], _: Hand) -> None:
+    """Look up what is asked, ahead of whoever sorts it."""
+    async for chunk in in_chunks(requests):
+        await looked_up.put(purchase.teller.look_up(chunk))
+    await looked_up.put(None)
+
+
+async def _sort(
+    looked_up: asyncio.Queue[LookUp | None],
     inbox: asyncio.Queue[Item | None],
     outbox: asyncio.Queue[list[Outcome] | None],
     check: Check,
     hand: Hand,
 ) -> None:
     """Hand out what is stored and good; leave the rest to the workers."""
-    async for chunk in in_chunks(requests):
+    while (found := await looked_up.get()) is not None:
         ready: list[Outcome] = []
         rest: list[Item] = []
-        for request, stored in await purchase.teller.look_up(chunk):
+        for request, stored in await found:
             if stored is not None and stored.fault is None and fault_of(request, stored, check) is None:
                 ready.append(stored)
             else:

@@ -33,6 +33,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+import orjson
+
 from inference.budget import ASSUMED_TOKENS_PER_S, Budget
 from inference.clerk import Clerk
 from inference.exchange import Exchange, Request
@@ -46,7 +48,16 @@ COLUMNS = tuple(f.name for f in fields(Exchange) if f.name != "from_store")
 SELECTED = ", ".join(f"e.{name}" for name in COLUMNS)
 _KEEP = ("exchanges", (*COLUMNS, "messages", "sampling"))
 GET = f"SELECT {SELECTED} FROM json_each(?) AS k JOIN exchanges AS e ON e.key = k.value"
-_GENERATIONS = "SELECT a.key, a.generation FROM json_each(?) AS k JOIN asked_again AS a ON a.key = k.value"
+# Numbers that JSON would round, written so that they are read as what they were.
+_EXACT = {"usd": "json(quote(e.usd))", "latency_s": "json(quote(e.latency_s))"}
+_NAMED = ", ".join(f"'{name}', {_EXACT.get(name, f'e.{name}')}" for name in COLUMNS)
+# One row of two texts, which SQLite makes beside the interpreter: for each row of a result its lock is waited for.
+_STORED = (
+    "SELECT (SELECT json_group_array(json_array(a.key, a.generation)) "
+    "FROM json_each(?1) AS k JOIN asked_again AS a ON a.key = k.value), "
+    f"(SELECT json_group_array(json_object({_NAMED}, 'from_store', json('true'))) "
+    "FROM json_each(?1) AS k JOIN exchanges AS e ON e.key = k.value)"
+)
 _ASK_AGAIN = (
     "INSERT INTO asked_again (key, generation) VALUES (?, ?) "
     "ON CONFLICT (key) DO UPDATE SET generation = excluded.generation"
@@ -89,6 +100,7 @@ _ADD_TOTAL = (
 _VALUES = attrgetter(*COLUMNS)
 Held = tuple[str, str, float, int]
 Found = tuple[Request, Exchange | None]
+Texts = tuple[str, str]
 Wish = tuple[Request, Cost]
 Bought = tuple[Request, Exchange]
 
@@ -174,7 +186,14 @@ class ExchangeStore:
 
     def look_up(self, requests: Sequence[Request]) -> list[Found]:
         """Each request, in the generation that is asked now, with its stored answer under the request's own id."""
-        return self.clerk.submit(lambda con: found(con, requests), writes=False).result()
+        texts = self._texts(requests)
+        if (asked := asked_now(requests, texts)) is not requests:
+            texts = self._texts(asked)
+        return found(asked, texts)
+
+    def _texts(self, requests: Sequence[Request]) -> Texts:
+        keys = keys_of(requests)
+        return self.clerk.submit(lambda con: stored_texts(con, keys), writes=False).result()
 
     def claim(self, wishes: Sequence[Wish], budget: Budget, holder: Holder | None = None) -> list[Claim]:
         """Ask for leave to buy: one transaction that looks for answers, for rivals and for room in the budget."""
@@ -290,16 +309,27 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def found(con: sqlite3.Connection, requests: Sequence[Request]) -> list[Found]:
-    """The work of `look_up`."""
-    keys = json.dumps([request.key for request in requests])
-    again = dict(con.execute(_GENERATIONS, (keys,)))
-    asked: Sequence[Request] = requests
-    if again:
-        asked = [replace(r, generation=again[r.key]) if r.key in again else r for r in requests]
-        keys = json.dumps([request.key for request in asked])
-    rows = {row[1]: row for row in con.execute(GET, (keys,))}
-    return [(r, Exchange(*(r.id, *row[1:], True)) if (row := rows.get(r.key)) else None) for r in asked]
+def keys_of(requests: Sequence[Request]) -> str:
+    """The keys of some requests, as `stored_texts` takes them."""
+    return json.dumps([request.key for request in requests])
+
+
+def stored_texts(con: sqlite3.Connection, keys: str) -> Texts:
+    """Which of some keys are to be asked again, and which have answers, as two JSON texts."""
+    again, rows = con.execute(_STORED, (keys,)).fetchone()
+    return again, rows
+
+
+def asked_now(requests: Sequence[Request], texts: Texts) -> Sequence[Request]:
+    """Some requests in the generation that is asked now; `requests` itself where each is already."""
+    again = dict(orjson.loads(texts[0]))
+    return [r.in_generation(again.get(r.key, r.generation)) for r in requests] if again else requests
+
+
+def found(requests: Sequence[Request], texts: Texts) -> list[Found]:
+    """Each request with its stored answer under the request's own id."""
+    rows = {row["key"]: row for row in orjson.loads(texts[1])}
+    return [(r, Exchange.of(row, r.id) if (row := rows.get(r.key)) else None) for r in requests]
 
 
 def kept(con: sqlite3.Connection, bought: Sequence[Bought], scope: str, holder: Holder) -> list[Exchange]:

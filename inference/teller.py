@@ -11,14 +11,29 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from inference.budget import Budget
+from inference.clerk import Clerk
 from inference.exchange import Exchange, Request
 from inference.prices import Cost
-from inference.store import Bought, Claim, ExchangeStore, Found, Wish, found, kept, mark, released
+from inference.store import (
+    Bought,
+    Claim,
+    ExchangeStore,
+    Found,
+    Texts,
+    Wish,
+    asked_now,
+    found,
+    kept,
+    keys_of,
+    mark,
+    released,
+    stored_texts,
+)
 
 T = TypeVar("T")
 LINGER_S = 0.004
@@ -37,6 +52,25 @@ class _Errands:
         return len(self.puts) + len(self.releases) + len(self.marks) + len(self.claims)
 
 
+class LookUp:
+    """Stored answers that are looked for from the moment it is made, and read when it is awaited."""
+
+    def __init__(self, clerk: Clerk, requests: Sequence[Request]) -> None:
+        self._clerk = clerk
+        self._requests = requests
+        self._texts = self._look(requests)
+
+    def __await__(self) -> Generator[Any, None, list[Found]]:
+        texts = yield from self._texts
+        if (asked := asked_now(self._requests, texts)) is not self._requests:
+            texts = yield from self._look(asked)
+        return found(asked, texts)
+
+    def _look(self, requests: Sequence[Request]) -> asyncio.Future[Texts]:
+        keys = keys_of(requests)
+        return self._clerk.perform(lambda con: stored_texts(con, keys), writes=False)
+
+
 class Teller:
     """Serves the coroutines of one run, on one event loop, under one budget; claims are the run's and no other's.
 
@@ -53,9 +87,9 @@ class Teller:
         self._going: asyncio.Future[list[Any]] | None = None
         self._busy = False
 
-    def look_up(self, requests: Sequence[Request]) -> asyncio.Future[list[Found]]:
+    def look_up(self, requests: Sequence[Request]) -> LookUp:
         """Each request, in the generation that is asked now, with its stored answer under the request's own id."""
-        return self.store.clerk.perform(lambda con: found(con, requests), writes=False)
+        return LookUp(self.store.clerk, requests)
 
     def claim(self, request: Request, worst: Cost) -> asyncio.Future[Claim]:
         """Ask for leave to buy."""
