@@ -11,6 +11,7 @@ metric stores; the asset draws the curve from result.json.
 """
 
 import logging
+import math
 import resource
 import sys
 import time
@@ -88,7 +89,9 @@ class Curve(Member):
         """Keep what a trainer logged; the summary it logs at the end has no loss of its own and is passed over."""
         if "loss" not in logs:
             return
-        metrics = {ours: float(logs[theirs]) for theirs, ours in self.names.items() if theirs in logs}
+        # TRL says None where there was no number to mean.
+        given = {ours: logs[theirs] for theirs, ours in self.names.items() if theirs in logs}
+        metrics = {name: math.nan if value is None else float(value) for name, value in given.items()}
         then, tokens, places = self._last
         self.begin()
         now, all_tokens, all_places = self._last

@@ -3,15 +3,14 @@
     fault = diagnose("sft", history)                   # after every step; None while all is well
     with explained(job, where): trainer.train()        # out of memory, in words
 
-Divergence is a loss of more than 3 times its start (the median of its first five steps, 1 at least) for 20 steps on
-end; under reinforcement, whose loss starts at zero, a KL to the starting policy of more than 10 nats a token for as
-long. Deliberately absent: repair. The same job with the same seed would come to the same end, so a person changes it.
+Divergence is a loss of more than 3 times its start (the least of its first five steps, 1 at least) for 20 steps on end;
+under reinforcement, whose loss starts at zero, a KL to the starting policy of more than 10 nats a token for as long.
+Deliberately absent: repair. The same job with the same seed would come to the same end, so a person changes it.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from statistics import median
 from typing import Any
 
 from training.jobs import TrainJob
@@ -34,7 +33,8 @@ def diagnose(stage: str, history: Sequence[Mapping[str, float]]) -> str | None:
     for name in NUMBERS:
         if name in last and not math.isfinite(last[name]):
             return f"{name} is {last[name]}. Likely cause: steps that are too large, or a target that cannot be scored"
-    tail = history[-ON_END:]
+    steps = [entry for entry in history if "loss" in entry]
+    tail = steps[-ON_END:]
     if len(tail) < ON_END:
         return None
     if stage == "rl":
@@ -44,12 +44,11 @@ def diagnose(stage: str, history: Sequence[Mapping[str, float]]) -> str | None:
                 f"now). Likely cause: steps that are too large, or a KL weight that is too small"
             )
         return None
-    losses = [entry["loss"] for entry in history if "loss" in entry]
-    start = median(losses[:OPENING])
-    if len(losses) >= OPENING + ON_END and min(losses[-ON_END:]) > RISE * max(start, FLOOR):
+    start = min(entry["loss"] for entry in steps[:OPENING])
+    if min(entry["loss"] for entry in tail) > RISE * max(start, FLOOR):
         return (
             f"the loss has stood above {RISE:g} times its start for {ON_END} steps ({start:.3g} at first, "
-            f"{losses[-1]:.3g} now). Likely cause: steps that are too large"
+            f"{last['loss']:.3g} now). Likely cause: steps that are too large"
         )
     return None
 

@@ -5,10 +5,9 @@ from typing import Any
 
 import polars as pl
 import pytest
-from test_survival import Died, Mortal, figures, run
 from test_systems import eight_rows, system
 from training_toys import RECIPE, Lines
-from word_model import make_word_model
+from word_stages import Died, Mortal, figures, make_words, rl_job, run, sft_job, write_rows
 
 from training.checkpoints import TrainingDataError
 from training.jobs import ModelRef, RlJob, SftJob, TrainResult, weights_sha256
@@ -16,26 +15,21 @@ from training.rankers import ranker_for
 from training.recipes import RecipeError, load_recipe
 from training.selection import DevList, dev_lists, dev_ndcg
 
-NAMES = ("cross_entropy", "first_token_ranknet", "softmax_cross_entropy")
-
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
-    texts = [f"{one['query']} {' '.join(one['passages'])} helps with This" for one in eight_rows()]
-    return make_word_model(tmp_path_factory.mktemp("words"), texts)
+    return make_words(tmp_path_factory.mktemp("words"))
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight rows to learn, and the same to be measured on, so that what is learned shows there."""
-    path = tmp_path_factory.mktemp("rows") / "rows.parquet"
-    pl.DataFrame([one | {"split": split} for split in ("sft", "rl", "dev") for one in eight_rows()]).write_parquet(path)
-    return path
+    return write_rows(tmp_path_factory.mktemp("rows"), "sft", "rl", "dev")
 
 
 def job_of(words: ModelRef, rows: Path, output: Path, name: str = "direct-point", **objective: Any) -> SftJob:
-    recipe = system(name, objective=dict.fromkeys(NAMES, {"max_steps": 60, "evaluate_every": 10} | objective))
-    return SftJob(recipe=recipe, release="toy", rows=rows, model=words, output=output, seed=1)
+    usual = {"batch": 4, "max_steps": 60, "scheduler": "constant", "evaluate_every": 10}
+    return sft_job(words, rows, output, name, usual | objective)
 
 
 def measured(result: TrainResult) -> dict[int, float]:
@@ -50,10 +44,10 @@ def test_the_dev_figure_stands_in_the_curve_and_the_best_step_is_published(
 
     job = job_of(words, rows, tmp_path, name)
     result = run(job)
-    figures = measured(result)
-    assert list(figures) == [0, 10, 20, 30, 40, 50, 60] and result.steps == 60
-    assert result.dev_ndcg == max(figures.values()) > figures[0]
-    assert result.chosen_step == min(step for step, figure in figures.items() if figure == result.dev_ndcg)
+    found = measured(result)
+    assert list(found) == [0, 10, 20, 30, 40, 50, 60] and result.steps == 60
+    assert result.dev_ndcg == max(found.values()) > found[0]
+    assert result.chosen_step == min(step for step, figure in found.items() if figure == result.dev_ndcg)
     # What was published ranks the dev rows as the curve says.
     ranker = ranker_for(job.recipe, load_student(job.folder), load_tokenizer(job.folder))
     how = job.recipe.selecting("sft")
@@ -72,17 +66,17 @@ def test_a_stage_that_only_makes_it_worse_publishes_its_start(words: ModelRef, r
     pl.DataFrame([*turned, *(one | {"split": "dev"} for one in eight_rows())]).write_parquet(path)
     reporter = Lines()
     result = run(job_of(start, path, tmp_path, evaluate_every=20, max_steps=40), reporter)
-    figures = measured(result)
-    assert figures[0] == taught.dev_ndcg and figures[40] < figures[0]
+    found = measured(result)
+    assert found[0] == taught.dev_ndcg and found[40] < found[0]
     assert result.chosen_step == 0 and result.weights_sha256 == start.sha256
     assert [step for _, step, _, metrics in reporter.steps if "dev_ndcg" in metrics] == [0, 20, 40]
 
 
 def test_patience_stops_a_stage_that_gets_no_better(words: ModelRef, rows: Path, tmp_path: Path) -> None:
     result = run(job_of(words, rows, tmp_path, max_steps=400, evaluate_every=20, patience=3))
-    figures = measured(result)
+    found = measured(result)
     assert result.chosen_step is not None
-    assert result.steps == result.chosen_step + 60 < 400 and max(figures) == result.steps
+    assert result.steps == result.chosen_step + 60 < 400 and max(found) == result.steps
     assert len([entry for entry in result.history if "loss" in entry]) == result.steps
 
 
@@ -110,8 +104,7 @@ def test_measuring_changes_no_step(words: ModelRef, rows: Path, tmp_path: Path) 
 
 
 def test_reinforcement_chooses_its_step_too(words: ModelRef, rows: Path, tmp_path: Path) -> None:
-    recipe = system("reasonrank-direct", sampling={"max_steps": 2, "evaluate_every": 1, "dev_rows": 5})
-    job = RlJob(recipe=recipe, release="toy", rows=rows, model=words, output=tmp_path, seed=1)
+    job = rl_job(words, rows, tmp_path, sampling={"max_steps": 2, "evaluate_every": 1, "dev_rows": 5})
     reporter = Lines()
     result = run(job, reporter)
     assert list(measured(result)) == [0, 1, 2] and result.chosen_step in (0, 1, 2)

@@ -2,39 +2,31 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
-from test_systems import eight_rows, steps, system
 from training_toys import Lines
-from word_model import make_word_model
+from word_stages import Died, Mortal, figures, make_words, rl_job, run, sft_job, write_rows
 
-from training import rl, sft
 from training.jobs import ModelRef, RlJob, SftJob, TrainResult, command, finished
-
-# Three epochs and a bit of eight rows in batches of two; the schedule falls, so that a lost step would be seen.
-SHORT = {"batch": 2, "max_steps": 14, "scheduler": "cosine"}
-ROLLS = {"prompts": 3, "updates": 2, "rollouts": 4, "batch": 3, "max_steps": 6, "lr": 1e-3}
+from training.survival import alone
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
-    texts = [f"{one['query']} {' '.join(one['passages'])} helps with This" for one in eight_rows()]
-    return make_word_model(tmp_path_factory.mktemp("words"), texts)
+    return make_words(tmp_path_factory.mktemp("words"))
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rows") / "rows.parquet"
-    both = [one | {"split": split} for split in ("sft", "rl") for one in eight_rows()]
-    pl.DataFrame(both).write_parquet(path)
-    return path
+    return write_rows(tmp_path_factory.mktemp("rows"), "sft", "rl")
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +35,15 @@ def taught(words: ModelRef, rows: Path, tmp_path_factory: pytest.TempPathFactory
 
     @cache
     def teach(name: str) -> ModelRef:
-        recipe = system(name, **steps(40))
-        output = tmp_path_factory.mktemp(name)
-        job = SftJob(recipe=recipe, release="toy", rows=rows, model=words, output=output, seed=1)
-        return ModelRef(path=str(job.folder), sha256=sft.run(job, Lines()).weights_sha256)
+        plain = {"batch": 4, "max_steps": 40, "scheduler": "constant"}
+        job = sft_job(words, rows, tmp_path_factory.mktemp(name), name, plain)
+        return ModelRef(path=str(job.folder), sha256=run(job).weights_sha256)
 
     return teach
 
 
-def job_of(stage: str, name: str, words: ModelRef, rows: Path, output: Path, **changes: Any) -> SftJob | RlJob:
-    short = dict.fromkeys(("cross_entropy", "first_token_ranknet", "softmax_cross_entropy"), SHORT)
-    recipe = system(name, objective=short, sampling={"grpo": ROLLS | {"max_completion_tokens": 20}})
-    given = {"recipe": recipe, "release": "toy", "rows": rows, "model": words, "output": output, "seed": 1}
-    return (SftJob if stage == "sft" else RlJob)(**given, **changes)
+def job_of(stage: str, name: str, model: ModelRef, rows: Path, output: Path, **changes: Any) -> SftJob | RlJob:
+    return (sft_job if stage == "sft" else rl_job)(model, rows, output, name, **changes)
 
 
 def start(job: SftJob | RlJob) -> "subprocess.Popen[str]":
@@ -78,33 +66,6 @@ def killed_after(job: SftJob | RlJob, step: int) -> list[str]:
     return said
 
 
-def figures(result: TrainResult) -> list[dict[str, float]]:
-    """The curve without what a clock or a memory gauge says."""
-    clocks = ("seconds", "tokens_per_second", "memory_gb", "dev_seconds")
-    return [{name: value for name, value in entry.items() if name not in clocks} for entry in result.history]
-
-
-class Died(BaseException):
-    """What ends a process from inside, in place of a signal."""
-
-
-class Mortal(Lines):
-    """A reporter whose process dies as it tells of a step."""
-
-    def __init__(self, last: int) -> None:
-        super().__init__()
-        self.last = last
-
-    def step(self, stage: str, step: int, total: int, metrics: Any) -> None:
-        super().step(stage, step, total, metrics)
-        if step == self.last:
-            raise Died
-
-
-def run(job: SftJob | RlJob, reporter: Lines | None = None) -> TrainResult:
-    return (sft if isinstance(job, SftJob) else rl).run(job, reporter or Lines())
-
-
 def alike(job: SftJob | RlJob, result: TrainResult, whole: TrainResult) -> None:
     assert result.weights_sha256 == whole.weights_sha256 != job.model.sha256
     assert figures(result) == figures(whole) and result.steps == whole.steps
@@ -113,28 +74,29 @@ def alike(job: SftJob | RlJob, result: TrainResult, whole: TrainResult) -> None:
     assert [path.name for path in job.output.iterdir() if path.name.startswith(".")] == []
 
 
-CASES = {
-    "sft": ("sft", "reasonrank", 11),
-    "letters": ("sft", "first", 6),
-    "pairs": ("sft", "direct-point", 9),
-    "rl": ("rl", "reasonrank-direct", 5),
-    "rl of queries": ("rl", "erank", 3),
-}
+@pytest.fixture(scope="module")
+def started(
+    words: ModelRef, taught: Callable[[str], ModelRef], rows: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], tuple[ModelRef, TrainResult]]:
+    """What a stage of a system starts from, and what comes out of it unbroken."""
+
+    @cache
+    def start_of(stage: str, name: str) -> tuple[ModelRef, TrainResult]:
+        model = words if stage == "sft" else taught(name)
+        return model, run(job_of(stage, name, model, rows, tmp_path_factory.mktemp("whole")))
+
+    return start_of
 
 
-@pytest.mark.parametrize(("stage", "name", "last"), [CASES["sft"], CASES["pairs"], CASES["rl"]], ids=str)
+Started = Callable[[str, str], tuple[ModelRef, TrainResult]]
+
+
+@pytest.mark.parametrize(("stage", "name", "last"), [("sft", "reasonrank", 11), ("rl", "reasonrank-direct", 5)])
 def test_a_process_killed_with_9_goes_on_to_the_weights_of_an_unbroken_run(
-    stage: str,
-    name: str,
-    last: int,
-    words: ModelRef,
-    taught: Callable[[str], ModelRef],
-    rows: Path,
-    tmp_path: Path,
+    stage: str, name: str, last: int, started: Started, rows: Path, tmp_path: Path
 ) -> None:
-    model = words if stage == "sft" else taught(name)
-    whole = run(job_of(stage, name, model, rows, tmp_path / "whole"))
-    job = job_of(stage, name, model, rows, tmp_path / "killed", checkpoint_steps=2)
+    model, whole = started(stage, name)
+    job = job_of(stage, name, model, rows, tmp_path, checkpoint_steps=2)
     killed_after(job, last)
     assert finished(job) is None
     alike(job, run(job), whole)
@@ -142,31 +104,21 @@ def test_a_process_killed_with_9_goes_on_to_the_weights_of_an_unbroken_run(
 
 # In the first epoch, at its end, after it, and several times on end; amid the steps that share rollouts, too.
 @pytest.mark.parametrize(
-    ("case", "every", "deaths"),
+    ("stage", "name", "every", "deaths"),
     [
-        ("sft", 1, [3]),
-        ("sft", 1, [5]),
-        ("sft", 3, [5, 11, 13]),
-        ("letters", 2, [7]),
-        ("pairs", 1, [2, 9]),
-        ("rl", 1, [4]),
-        ("rl", 1, [2, 6]),
-        ("rl of queries", 2, [3]),
+        ("sft", "reasonrank", 1, [3, 5]),
+        ("sft", "reasonrank", 3, [11, 13]),
+        ("sft", "first", 2, [7]),
+        ("sft", "direct-point", 1, [2, 9]),
+        ("rl", "reasonrank-direct", 1, [4, 6]),
+        ("rl", "erank", 2, [3]),
     ],
 )
 def test_wherever_a_process_dies_the_next_one_goes_on(
-    case: str,
-    every: int,
-    deaths: list[int],
-    words: ModelRef,
-    taught: Callable[[str], ModelRef],
-    rows: Path,
-    tmp_path: Path,
+    stage: str, name: str, every: int, deaths: list[int], started: Started, rows: Path, tmp_path: Path
 ) -> None:
-    stage, name, _ = CASES[case]
-    model = words if stage == "sft" else taught(name)
-    whole = run(job_of(stage, name, model, rows, tmp_path / "whole"))
-    job = job_of(stage, name, model, rows, tmp_path / "killed", checkpoint_steps=every)
+    model, whole = started(stage, name)
+    job = job_of(stage, name, model, rows, tmp_path, checkpoint_steps=every)
     for step in deaths:
         with pytest.raises(Died):
             run(job, Mortal(step))
@@ -175,7 +127,7 @@ def test_wherever_a_process_dies_the_next_one_goes_on(
 
 def test_adapters_are_gone_on_with_too(words: ModelRef, rows: Path, tmp_path: Path) -> None:
     def adapted(output: Path, **changes: Any) -> SftJob:
-        job = job_of("sft", "reasonrank", words, rows, output, **changes)
+        job = sft_job(words, rows, output, **changes)
         model = job.recipe.model.model_copy(update={"tuning": "lora", "rank": 4})
         return job.model_copy(update={"recipe": job.recipe.model_copy(update={"model": model})})
 
@@ -189,7 +141,7 @@ def test_adapters_are_gone_on_with_too(words: ModelRef, rows: Path, tmp_path: Pa
 def test_only_the_newest_checkpoint_is_kept_and_nothing_half_written_is_trusted(
     words: ModelRef, rows: Path, tmp_path: Path
 ) -> None:
-    job = job_of("sft", "reasonrank", words, rows, tmp_path, checkpoint_steps=2)
+    job = sft_job(words, rows, tmp_path, checkpoint_steps=2)
     with pytest.raises(Died):
         run(job, Mortal(7))
     assert sorted(path.name for path in job.resume.iterdir()) == ["checkpoint-6", "lock"]
@@ -207,7 +159,7 @@ def test_only_the_newest_checkpoint_is_kept_and_nothing_half_written_is_trusted(
 
 
 def test_what_other_library_versions_kept_is_not_gone_on_with(words: ModelRef, rows: Path, tmp_path: Path) -> None:
-    job = job_of("sft", "reasonrank", words, rows, tmp_path, checkpoint_steps=2)
+    job = sft_job(words, rows, tmp_path, checkpoint_steps=2)
     with pytest.raises(Died):
         run(job, Mortal(5))
     memory = job.resume / "checkpoint-4" / "memory.json"
@@ -219,42 +171,41 @@ def test_what_other_library_versions_kept_is_not_gone_on_with(words: ModelRef, r
 
 
 def test_a_stage_that_is_done_soon_keeps_no_checkpoint(words: ModelRef, rows: Path, tmp_path: Path) -> None:
-    job = job_of("sft", "reasonrank", words, rows, tmp_path)
+    job = sft_job(words, rows, tmp_path)
     with pytest.raises(Died):
         run(job, Mortal(7))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_checkpoints_go_by_the_clock(words: ModelRef, rows: Path, tmp_path: Path) -> None:
-    job = job_of("sft", "reasonrank", words, rows, tmp_path, checkpoint_seconds=0.0)
+    job = sft_job(words, rows, tmp_path, checkpoint_seconds=0.0)
     with pytest.raises(Died):
         run(job, Mortal(4))
     assert (job.resume / "checkpoint-3").is_dir()
 
 
 def test_how_often_something_is_kept_is_no_part_of_the_hash(words: ModelRef, rows: Path, tmp_path: Path) -> None:
-    plain = job_of("sft", "reasonrank", words, rows, tmp_path)
+    plain = sft_job(words, rows, tmp_path)
     assert plain.sha256 == plain.model_copy(update={"checkpoint_steps": 1, "checkpoint_seconds": 1.0}).sha256
 
 
 def test_a_second_process_waits_for_the_first_and_does_nothing_again(
     words: ModelRef, rows: Path, tmp_path: Path
 ) -> None:
-    job = job_of("sft", "reasonrank", words, rows, tmp_path)
-    first = start(job)
-    assert first.stderr is not None
-    while not first.stderr.readline().startswith("sft 1/"):
-        assert first.poll() is None
-    first.send_signal(signal.SIGSTOP)
+    done = sft_job(words, rows, tmp_path / "done")
+    result = run(done)
+    job = sft_job(words, rows, tmp_path / "held")
+    with ExitStack() as first:
+        first.enter_context(alone(job, Lines()))
 
-    class Waits(Lines):
-        def note(self, text: str) -> None:
-            super().note(text)
-            if "waiting for it" in text:
-                first.send_signal(signal.SIGCONT)
+        class Waits(Lines):
+            def note(self, text: str) -> None:
+                super().note(text)
+                if "waiting for it" in text:  # and now the first one publishes, and ends
+                    shutil.copytree(done.folder, job.folder)
+                    first.close()
 
-    second = Waits()
-    result = run(job, second)
-    first.communicate()
-    assert first.returncode == 0 and result == finished(job)
+        second = Waits()
+        assert run(job, second) == result
     assert second.steps == [] and "waiting for it" in second.notes[0] and "nothing to do" in second.notes[1]
+    assert not job.resume.exists()
