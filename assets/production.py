@@ -20,7 +20,7 @@ COUNTS = "counts_add_up"
 def produce(context: dg.AssetExecutionContext, factory: Factory, step: Step) -> Iterator[dg.MaterializeResult]:
     """Materialize a step's assets; one with nothing changed ends at once. Raises dg.Failure for a missing input."""
     try:
-        performed = perform(factory.lake, step, context.run_id, factory.active_domains())
+        performed = perform(factory.lake, step, context.run_id, factory.active_domains(), factory.settings.home)
     except NeverMade as error:
         raise dg.Failure(description=str(error), allow_retries=False) from None
     unchanged = performed.committed is None

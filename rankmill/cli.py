@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rankmill import cli_audit, cli_formats, cli_label, cli_lake, cli_models, cli_plan, cli_serve
+from rankmill import cli_audit, cli_backup, cli_formats, cli_label, cli_lake, cli_models, cli_plan, cli_serve
 from rankmill.options import AsJson, BudgetUsd, Home, Limit, ProfileName, Sources, environment, plain_errors
 
 app = typer.Typer(
@@ -186,6 +186,8 @@ for _command in (
     cli_formats.audit,
     cli_audit.why,
     cli_audit.retract,
+    cli_backup.backup,
+    cli_backup.restore,
 ):
     app.command()(_command)
 

@@ -20,7 +20,7 @@ from warehouse.ledger import Materialization, Product, book, enter, input_sha256
 from warehouse.pages.markdown import picture, table
 
 CODE_VERSION = "3"
-FILES = "_files"  # the figure that names what an asset wrote beside the lake
+FILES = "_files"  # the figure that names what an asset wrote beside the lake; what is in the home, from there
 PREVIEW_ROWS = 5
 
 
@@ -83,20 +83,23 @@ class Performed:
     committed: int | None
 
 
-def perform(lake: Lake, step: Step, run_id: str, active: Sequence[str] = ()) -> Performed:
-    """Make a step's assets, or return early where nothing changed. Raises NeverMade, and whatever its work raises."""
+def perform(lake: Lake, step: Step, run_id: str, active: Sequence[str] = (), home: Path = Path()) -> Performed:
+    """Make a step's assets, or return early where nothing changed. Raises NeverMade, and whatever its work raises.
+
+    Files below `home` are looked for below it, wherever it has been moved.
+    """
     ledger = book(lake)
     inputs = [_input(ledger, asset, key) for asset, keys in step.reads for key in keys]
     inputs_sha256 = input_sha256(CODE_VERSION, step.settings, inputs)
     known = [ledger.get((asset, step.partition_key)) for asset in step.assets]
-    if all(made is not None and made.input_sha256 == inputs_sha256 and _files_are_there(made) for made in known):
+    if all(made is not None and made.input_sha256 == inputs_sha256 and _files_are_there(made, home) for made in known):
         return Performed({asset: _latest(lake, asset, step.partition_key) for asset in step.assets}, None)
     started = time.monotonic()
     snapshot = lake.snapshot()
     made_now = step.work(Shop(lake, step.partition_key, snapshot, active))
     entered, committed = enter(
         lake,
-        {asset: _with_shown(made) for asset, made in made_now.items()},
+        {asset: _with_shown(made, home) for asset, made in made_now.items()},
         partition_key=step.partition_key,
         inputs_sha256=inputs_sha256,
         read_snapshot=snapshot,
@@ -128,7 +131,7 @@ def _latest(lake: Lake, asset: str, partition_key: str) -> Materialization:
     return made
 
 
-def _with_shown(made: Made) -> Product:
+def _with_shown(made: Made, home: Path) -> Product:
     """The product with what a person looks at as Markdown: rejections by reason, a preview, pictures, files."""
     shown = {title: f"`{path}`" for title, path in made.links.items()}
     if made.product.rejections.height:
@@ -136,11 +139,16 @@ def _with_shown(made: Made) -> Product:
     if made.preview is not None and made.preview.height:
         shown["preview"] = table(made.preview.head(PREVIEW_ROWS))
     shown |= {title: picture(title, png) for title, png in made.pictures.items()}
-    return replace(made.product, shown=shown, figures={**made.product.figures, FILES: sorted(made.links.values())})
+    files = sorted(_below(home, path) for path in made.links.values())
+    return replace(made.product, shown=shown, figures={**made.product.figures, FILES: files})
 
 
-def _files_are_there(made: Materialization) -> bool:
-    return all(Path(path).exists() for path in made.figures.get(FILES, []))
+def _below(home: Path, path: str) -> str:
+    return str(Path(path).relative_to(home)) if Path(path).is_relative_to(home) else path
+
+
+def _files_are_there(made: Materialization, home: Path) -> bool:
+    return all((home / path).exists() for path in made.figures.get(FILES, []))
 
 
 def _by_reason(rejections: pl.DataFrame) -> pl.DataFrame:
