@@ -26,12 +26,12 @@ from flows.teacher import UNASKED, TeacherSettings, engine_for, serving
 from inference.archive import records
 from inference.batch.rows import BatchElsewhere
 from inference.breaker import MostlyErrors
-from inference.budget import BudgetExceeded, Estimate, estimate
+from inference.budget import Budget, BudgetExceeded, Estimate, estimate
 from inference.endpoint import EndpointRefused
 from inference.engine import Asks, run
 from inference.exchange import Exchange, Failure, Request
 from inference.metrics import serving_metrics
-from inference.prices import UnknownPrice
+from inference.prices import Cost, UnknownPrice
 from inference.progress import Progress
 from inference.store import ExchangeStore
 
@@ -67,6 +67,7 @@ class Label(BaseModel):
     outcomes: tuple[Outcome, ...]
     exchanges: pl.DataFrame
     progress: Progress
+    presumed: tuple[int, Cost] = (0, Cost())
 
     @property
     def unanswered(self) -> int:
@@ -77,7 +78,9 @@ class Label(BaseModel):
     def figures(self) -> dict[str, float]:
         """The engine's figures of this campaign, as metadata."""
         bought = self.progress.prompt_tokens + self.progress.completion_tokens
-        return {**self.progress.figures, "tokens": bought, "unanswered": self.unanswered}
+        figures = {**self.progress.figures, "tokens": bought, "unanswered": self.unanswered}
+        requests, cost = self.presumed
+        return figures | ({"presumed_requests": requests, "presumed_usd": cost.usd} if requests else {})
 
 
 def label(
@@ -119,7 +122,13 @@ def label(
         else:
             outcomes = run(_in_one_stream(engine, questions, watch))
         exchanges = exchange_rows(store, questions, domain)
-    return Label(outcomes=tuple(outcomes), exchanges=exchanges, progress=last[0])
+        presumed = store.presumed(Budget().scope)
+    if on_progress is not None and presumed[0]:
+        on_progress(
+            f"{name}: {presumed[0]:,} requests of this home were in flight when a process ended and were asked again; "
+            f"they may have been charged, so ${presumed[1].usd:.2f} count as spent"
+        )
+    return Label(outcomes=tuple(outcomes), exchanges=exchanges, progress=last[0], presumed=presumed)
 
 
 def foresee(questions: Iterable[Question], teacher: TeacherSettings, store: ExchangeStore) -> Estimate:

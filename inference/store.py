@@ -68,37 +68,48 @@ _USUAL = (
     "FROM (SELECT completion_tokens, latency_s FROM exchanges WHERE model = ?1 ORDER BY rowid DESC LIMIT 1000)"
 )
 _RIVALS = (
-    "SELECT c.key, c.scope, c.usd, c.tokens, c.host, c.pid, c.expires_at, b.batch, b.endpoint, b.filed_at "
+    "SELECT c.key, c.host, c.pid, c.expires_at, b.batch, b.endpoint, b.filed_at "
     "FROM json_each(?) AS k JOIN claims AS c ON c.key = k.value LEFT JOIN batches AS b ON b.batch = c.owner"
 )
 # The store's own claims and those of its runs, whose owners are its own with a dot and a number ("/" follows ".").
-_OWNED = "SELECT key, scope, usd, tokens, owner FROM claims WHERE owner >= ?1 AND owner < ?1 || '/'"
+_OWNED = "SELECT key, owner FROM claims WHERE owner >= ?1 AND owner < ?1 || '/'"
 _RENEW = "UPDATE claims SET expires_at = ?2 WHERE owner >= ?1 AND owner < ?1 || '/'"
 # 0 marks a batch that its sender has let go of.
 _RENEW_SENDING = "UPDATE batches SET sender_until = ? WHERE sender = ? AND remote IS NULL AND sender_until > 0"
 _CLAIM = ("claims", ("key", "owner", "host", "pid", "expires_at", "scope", "usd", "tokens"))
-_MINE = (
-    "SELECT json_group_array(json_array(key, scope, usd, tokens)) FROM claims WHERE owner = ? "
-    "AND key IN (SELECT value FROM json_each(?))"
+# In one look whether any of some keys is answered, or claimed, and the sums of a scope.
+_LOOK = (
+    "SELECT EXISTS (SELECT 1 FROM json_each(?1) AS k JOIN exchanges AS e ON e.key = k.value), "
+    "EXISTS (SELECT 1 FROM json_each(?1) AS k JOIN claims AS c ON c.key = k.value), "
+    "coalesce(usd, 0.0), coalesce(tokens, 0), coalesce(reserved_usd, 0.0), coalesce(reserved_tokens, 0) "
+    "FROM (SELECT ?2 AS wanted) LEFT JOIN totals ON scope = wanted"
 )
-_DROP = "DELETE FROM claims WHERE key IN (SELECT value FROM json_each(?))"
 _SUMS = "SELECT usd, tokens, reserved_usd, reserved_tokens FROM totals WHERE scope = ?"
 _RESERVE = (
     "INSERT INTO totals (scope, reserved_usd, reserved_tokens) VALUES (?,?,?) ON CONFLICT (scope) DO UPDATE SET "
     "reserved_usd = reserved_usd + excluded.reserved_usd, reserved_tokens = reserved_tokens + excluded.reserved_tokens"
 )
-# With nothing left reserved the sum is nothing, and not what rounding has left of it.
+# The claims on some keys (?1), of one owner (?2) or of any.
+_ENDING = "FROM claims WHERE key IN (SELECT value FROM json_each(?1)) AND owner = coalesce(?2, owner)"
+# ?3: whether they count as spent. With nothing left reserved the sum is nothing, and not what rounding has left of it.
 _UNRESERVE = (
-    "UPDATE totals SET reserved_usd = iif(reserved_tokens = ?2, 0, reserved_usd - ?1), "
-    "reserved_tokens = reserved_tokens - ?2 WHERE scope = ?3"
+    "UPDATE totals SET usd = totals.usd + ?3 * c.usd, tokens = totals.tokens + ?3 * c.tokens, "
+    "reserved_usd = iif(reserved_tokens = c.tokens, 0, reserved_usd - c.usd), "
+    "reserved_tokens = reserved_tokens - c.tokens "
+    f"FROM (SELECT scope, sum(usd) AS usd, sum(tokens) AS tokens {_ENDING} GROUP BY scope) AS c "
+    "WHERE totals.scope = c.scope"
 )
+_PRESUME = (
+    "INSERT INTO spend (at, scope, key, kind, usd, tokens) "
+    f"SELECT ?3, scope, key, 'presumed', usd, tokens {_ENDING} ORDER BY rowid"
+)
+_DROP = f"DELETE {_ENDING}"
 _SPEND = ("spend", ("at", "scope", "key", "kind", "usd", "tokens"))
 _ADD_TOTAL = (
     "INSERT INTO totals (scope, usd, tokens) VALUES (?,?,?) "
     "ON CONFLICT (scope) DO UPDATE SET usd = usd + excluded.usd, tokens = tokens + excluded.tokens"
 )
 _VALUES = attrgetter(*COLUMNS)
-Held = tuple[str, str, float, int]
 Found = tuple[Request, Exchange | None]
 Texts = tuple[str, str]
 Wish = tuple[Request, Cost]
@@ -229,6 +240,13 @@ class ExchangeStore:
         """What was spent under a budget's scope, charges that are only presumed included."""
         return self.clerk.submit(lambda con: _sums(con, scope)[0], writes=False).result()
 
+    def presumed(self, scope: str) -> tuple[int, Cost]:
+        """Requests that were in flight when their process ended, and what they may have cost; part of `spent`."""
+        sums = "SELECT count(*), coalesce(sum(usd), 0.0), coalesce(sum(tokens), 0) FROM spend"
+        sql = f"{sums} WHERE kind = 'presumed' AND scope = ?"
+        count, *cost = self.clerk.submit(lambda con: con.execute(sql, (scope,)).fetchone(), writes=False).result()
+        return int(count), Cost(*cost)
+
     def reserved(self, scope: str) -> Cost:
         """What is reserved for requests in flight, in every process."""
         return self.clerk.submit(lambda con: _sums(con, scope)[1], writes=False).result()
@@ -236,14 +254,13 @@ class ExchangeStore:
     def claimed(self, con: sqlite3.Connection, wishes: Sequence[Wish], budget: Budget, holder: Holder) -> list[Claim]:
         """The work of `claim`."""
         keys = json.dumps([request.key for request, _ in wishes])
-        stored = {row[1]: row for row in con.execute(GET, (keys,))}
+        answered, claimed, *sums = con.execute(_LOOK, (keys, budget.scope)).fetchone()
+        spent, reserved = Cost(*sums[:2]), Cost(*sums[2:])
+        stored = {row[1]: row for row in con.execute(GET, (keys,))} if answered else {}
         busy: dict[str, InBatch | None] = {}
-        for row in con.execute(_RIVALS, (keys,)).fetchall():
-            if self.alive(*row[4:7]):
-                busy[row[0]] = None if row[7] is None else InBatch(*row[7:])
-            else:
-                _presume(con, [row[:4]])
-        spent, reserved = _sums(con, budget.scope)
+        if claimed:
+            busy = self._rivals(con, keys)
+            spent, reserved = _sums(con, budget.scope)
         reaped = False
         claims, rows, mine = [], [], NOTHING
         for request, worst in wishes:
@@ -272,10 +289,17 @@ class ExchangeStore:
             con.execute(_RESERVE, (budget.scope, *mine))
         return claims
 
+    def _rivals(self, con: sqlite3.Connection, keys: str) -> dict[str, InBatch | None]:
+        """Who else is asking some keys, with the batch where it is one; the claims of the dead are ended."""
+        rows = con.execute(_RIVALS, (keys,)).fetchall()
+        alive = {row[0]: None if row[4] is None else InBatch(*row[4:]) for row in rows if self.alive(*row[1:4])}
+        _end(con, [row[0] for row in rows if row[0] not in alive], presumed=True)
+        return alive
+
     def _reap(self, con: sqlite3.Connection, scope: str) -> None:
         """Turn the reservations of dead processes in a scope into presumed spending."""
-        sql = "SELECT key, scope, usd, tokens, host, pid, expires_at FROM claims WHERE scope = ?"
-        _presume(con, [row[:4] for row in con.execute(sql, (scope,)).fetchall() if not self.alive(*row[4:])])
+        sql = "SELECT key, host, pid, expires_at FROM claims WHERE scope = ?"
+        _end(con, [key for key, *lease in con.execute(sql, (scope,)).fetchall() if not self.alive(*lease)], True)
 
     def alive(self, host: str, pid: int, expires_at: float) -> bool:
         """Whether whoever holds a lease still does: it is not over, and a process of this host is running."""
@@ -294,7 +318,7 @@ class ExchangeStore:
     def clear_up(self, con: sqlite3.Connection) -> None:
         """Give up the claims of runs that are over, which could not be released, say, while the disk was full."""
         left = con.execute(_OWNED, (self.me.owner,)).fetchall()
-        _presume(con, [row[:4] for row in left if row[4] not in self._under_way])
+        _end(con, [key for key, owner in left if owner not in self._under_way], presumed=True)
 
     def renew(self, con: sqlite3.Connection) -> None:
         """The clerk's beat: whoever still runs keeps its claims, and the batches that it is sending."""
@@ -359,8 +383,7 @@ def keep(con: sqlite3.Connection, exchanges: Sequence[Exchange], texts: Sequence
 
 def released(con: sqlite3.Connection, keys: Sequence[str], presumed: bool, holder: Holder) -> None:
     """The work of `release`."""
-    text = con.execute(_MINE, (holder.owner, json.dumps(keys))).fetchone()[0]
-    _end(con, [(key, scope, usd, tokens) for key, scope, usd, tokens in json.loads(text)], presumed)
+    _end(con, keys, presumed, holder.owner)
 
 
 def mark(con: sqlite3.Connection, key: str, fault: str | None) -> None:
@@ -386,24 +409,15 @@ def _insert(table: str, columns: tuple[str, ...], rows: int) -> str:
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([marks] * rows)} ON CONFLICT DO NOTHING"
 
 
-def _presume(con: sqlite3.Connection, claims: Sequence[Held]) -> None:
-    """End claims whose outcome is unknown: they may have been charged, so their worst case counts as spent."""
-    _end(con, claims, presumed=True)
-
-
-def _end(con: sqlite3.Connection, claims: Sequence[Held], presumed: bool) -> None:
-    if not claims:
+def _end(con: sqlite3.Connection, keys: Sequence[str], presumed: bool, owner: str | None = None) -> None:
+    """End the claims on some keys; `presumed`: they may have been charged, so their worst case counts as spent."""
+    if not keys:
         return
-    con.execute(_DROP, (json.dumps([key for key, *_ in claims]),))
-    sums: dict[str, Cost] = {}
-    for _, scope, usd, tokens in claims:
-        sums[scope] = sums.get(scope, NOTHING) + Cost(usd, tokens)
-    for scope, cost in sums.items():
-        con.execute(_UNRESERVE, (*cost, scope))
-        if presumed:
-            con.execute(_ADD_TOTAL, (scope, *cost))
+    ending = (json.dumps(keys), owner)
+    con.execute(_UNRESERVE, (*ending, presumed))
     if presumed:
-        insert(con, _SPEND, [(now(), scope, key, "presumed", usd, tokens) for key, scope, usd, tokens in claims])
+        con.execute(_PRESUME, (*ending, now()))
+    con.execute(_DROP, ending)
 
 
 def _sums(con: sqlite3.Connection, scope: str) -> tuple[Cost, Cost]:

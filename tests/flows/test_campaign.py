@@ -22,7 +22,7 @@ from inference.endpoint import Endpoint, EndpointRefused
 from inference.engine import Engine, ask_all
 from inference.exchange import Exchange
 from inference.pace import PaceSettings
-from inference.prices import Price, Prices
+from inference.prices import Cost, Price, Prices
 from inference.standin.faults import Faults
 from inference.standin.server import running_standin
 from inference.store import ExchangeStore
@@ -99,6 +99,20 @@ def test_a_second_call_buys_nothing_and_brings_the_same(tmp_path: Path) -> None:
         made = [read_rankings(asked, bought.outcomes, domain, "human", "s") for bought in (first, again)]
         assert made[0].rows.equals(made[1].rows)
         assert made[0].rejections.equals(made[1].rejections)
+
+
+def test_what_a_killed_process_may_have_been_charged_for_is_told_and_stands_in_the_figures(tmp_path: Path) -> None:
+    asked, told = ranking(3), list[str]()
+    assert "presumed_usd" not in label("rank", asked, TeacherSettings(), at(tmp_path), "math", told.append).figures
+    assert not any("in flight when a process ended" in line for line in told)
+    with ExchangeStore(tmp_path / "x.sqlite") as store:
+        lost = ranking(5)[-1].request
+        assert store.claim([(lost, Cost(0.25, 700))], Budget())[0].status == "granted"
+        store.release([lost.key], presumed=True)
+    figures = label("rank", ranking(5), TeacherSettings(), at(tmp_path), "math", told.append).figures
+    assert (figures["presumed_requests"], figures["presumed_usd"]) == (1, 0.25)
+    (line,) = [line for line in told if "in flight when a process ended" in line]
+    assert "1 requests" in line and "$0.25" in line
 
 
 def test_only_what_is_missing_is_bought_when_questions_are_added(tmp_path: Path) -> None:
