@@ -19,7 +19,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from ranking.parsing import Fault, answer_within_tags, faults_of, parse_answers, parse_ids
+from ranking.parsing import Fault, answer_within_tags, parse_answers, parse_ids
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -65,13 +65,14 @@ class MultiViewReward:
         """
         _same_length(texts=texts, relevant=relevant, teacher_order=teacher_order)
         orders, faults = parse_answers(texts, [len(order) for order in teacher_order], self.think)
-        fine = np.array([fault is None for fault in faults], bool)
         teacher = padded(teacher_order)
         good = mask(relevant, (teacher >= 0).sum(axis=1))
+        fine = np.array([fault is None for fault in faults], bool)
+        teacher[~fine] = -1
         terms = {
             "ndcg": ndcg(orders, good, self.k),
             "recall": recall(orders, good, self.k),
-            "rbo": _spread(rank_biased_overlap(orders[fine], teacher[fine], self.rbo_p), fine),
+            "rbo": np.where(fine, rank_biased_overlap(orders, teacher, self.rbo_p), 0.0),
         }
         total = terms["ndcg"] + self.recall_weight * terms["recall"] + self.rbo_weight * terms["rbo"]
         return RewardBatch(_gated(total, faults, self.tags_fault, self.list_fault), terms, faults)
@@ -93,7 +94,7 @@ def exact_label(texts: Sequence[str], gold: Sequence[int], counts: Iterable[int]
     named = [None if a is None else parse_ids(a, count) for a, count in zip(answers, shown.tolist(), strict=True)]
     picked = np.array([-1 if ids is None or len(ids) != 1 else ids[0] for ids in named], np.int64)
     exact = (picked == wanted).astype(np.float64)
-    return RewardBatch(exact, {"exact": exact}, faults_of(answers, picked >= 0))
+    return RewardBatch(exact, {"exact": exact}, _faults(answers, picked >= 0))
 
 
 def query_reciprocal_rank(
@@ -118,8 +119,7 @@ def query_reciprocal_rank(
     """
     _same_length(texts=texts, positive=positive, groups=groups)
     answers = [answer_within_tags(text, think) for text in texts]
-    said = [(a or "").strip() for a in answers]
-    scores = np.array([float(text) if _SCORE.fullmatch(text) else np.nan for text in said], np.float64)
+    scores = np.array([float(a) if a and _SCORE.fullmatch(a) else np.nan for a in answers], np.float64)
     fine = scores <= highest
     names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
     query = np.array([names[name] for name in groups], np.int64)[fine]
@@ -134,7 +134,7 @@ def query_reciprocal_rank(
     below_all = above_relevant == _standing(first - 1, behind, of_relevant)[0]
     punished = np.where(below_all, 0.0, -1.0 / (1 + above_relevant + 0.5 * equal_relevant))
     term = _spread(np.where(relevant, 1.0 / (1 + above), punished), fine)
-    faults = faults_of(answers, fine)
+    faults = _faults(answers, fine)
     return RewardBatch(_gated(term, faults, fault, fault), {"reciprocal_rank": term}, faults)
 
 
@@ -170,15 +170,17 @@ def rank_biased_overlap(left: Ints, right: Ints, p: float = 1.0) -> Floats:
     places = max(left.max(initial=-1), right.max(initial=-1)) + 2
     row = np.arange(len(left))[:, None] * places
     place = np.full(len(left) * places, depths)
-    place[right + row] = depth
+    at = right + row
+    place[at] = depth
+    met_at = place[np.add(left, row, out=at)]
+    np.minimum(np.maximum(met_at, depth, out=met_at), lengths[:, None], out=met_at)
     # An item that both lists have by depth m adds p^(d-1) / d at each depth d from there on; added[d] sums the first d.
     added = np.append(0.0, np.cumsum(p**depth / (depth + 1.0)))
-    n = lengths[:, None]
-    met_at = place[left + row]
-    np.minimum(np.maximum(met_at, depth, out=met_at), n, out=met_at)
+    shares = added[met_at]
+    overlap = _sum(np.subtract(added[lengths, None], shares, out=shares))
     # What equal lists of each length come to, added up in the same steps, so that they score 1 and nothing more.
     equal_lists = np.append(1.0, np.diagonal(np.cumsum(added[1:, None] - added[:-1], axis=1)))
-    return np.where(lengths > 0, _sum(added[n] - added[met_at]), 1.0) / equal_lists[lengths]
+    return np.where(lengths > 0, overlap, 1.0) / equal_lists[lengths]
 
 
 def padded(rows: Sequence[Sequence[int]]) -> Ints:
@@ -204,12 +206,12 @@ def mask(positions: Sequence[Sequence[int]], lengths: Ints) -> Bools:
 
 def _gains(orders: Ints, relevant: Bools, k: int) -> Bools:
     top = orders[:, :k]
-    return np.take_along_axis(relevant, np.maximum(top, 0), axis=1) & (top >= 0)
+    return relevant[np.arange(len(top))[:, None], top] & (top >= 0)
 
 
 def _sum(terms: Floats) -> Floats:
-    """Row sums, term after term: padding then changes no bit of them, as it does in NumPy's pairwise ones."""
-    return np.cumsum(terms, axis=1)[:, -1] if terms.shape[1] else np.zeros(len(terms))
+    """Row sums; overwrites the terms. One after the other, so that padding changes no bit, as it does pair by pair."""
+    return np.cumsum(terms, axis=1, out=terms)[:, -1] if terms.shape[1] else np.zeros(len(terms))
 
 
 def _ratio(parts: NDArray, wholes: NDArray) -> Floats:
@@ -229,10 +231,19 @@ def _spread(values: Floats, rows: Bools) -> Floats:
     return every
 
 
+def _faults(answers: Sequence[str | None], fine: Bools) -> tuple[Fault | None, ...]:
+    """TAGS where there is no answer in its tags, LIST where there is one that is not `fine`."""
+    told = zip(answers, fine.tolist(), strict=True)
+    return tuple(None if right else Fault.TAGS if answer is None else Fault.LIST for answer, right in told)
+
+
 def _gated(total: Floats, faults: Sequence[Fault | None], tags: float, listed: float) -> Floats:
     """`total`, but what the gate says where there is a fault."""
-    gates = {Fault.TAGS: tags, Fault.LIST: listed}
-    return np.array([value if f is None else gates[f] for value, f in zip(total.tolist(), faults, strict=True)])
+    gated = total.copy()
+    for row, fault in enumerate(faults):
+        if fault is not None:
+            gated[row] = tags if fault is Fault.TAGS else listed
+    return gated
 
 
 def _same_length(**columns: Sequence | NDArray) -> None:
