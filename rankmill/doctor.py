@@ -118,7 +118,7 @@ def _lake() -> Iterator[Finding]:
         applied = lake.query("SELECT max(number) FROM schema_migrations").item()
         yield Finding("lake", True, f"snapshot {lake.snapshot()}, schema {applied}")
     except LakeError as error:
-        yield Finding("lake", False, str(error), "restore the lake's folder from a backup, or name another --home")
+        yield Finding("lake", False, str(error), "rankmill restore BACKUP --home NEW, or name another --home")
 
 
 def _sources() -> Iterator[Finding]:

@@ -17,9 +17,9 @@ extends: offline
 description: A few queries, one step of everything.
 evaluation: {queries_per_domain: 2, resamples: 200}
 recipe:
-  objective: {batch: 2, max_steps: 1}
-  sampling: {prompts: 1, rollouts: 2, batch: 2, updates: 1, max_completion_tokens: 12, max_steps: 1}
-  decoding: {window: 4, step: 2, top: 4, max_new_tokens: 12}
+  objective: {cross_entropy: {batch: 2, max_steps: 1}}
+  sampling: {grpo: {prompts: 1, rollouts: 2, batch: 2, updates: 1, max_completion_tokens: 12, max_steps: 1}}
+  decoding: {sliding_window: {window: 4, step: 2, top: 4, max_new_tokens: 12}}
 """
 
 
