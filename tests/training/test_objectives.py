@@ -3,13 +3,15 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from training import host
 
 host.settle()
 torch = pytest.importorskip("torch")
 
-from training.objectives import first_token_ranknet, group_cross_entropy  # noqa: E402
+from training.objectives import PADDING, alike, first_token_ranknet, group_cross_entropy  # noqa: E402
 
 
 def by_hand(scores: list[float]) -> float:
@@ -40,3 +42,12 @@ def test_a_groups_loss_is_the_first_scores_and_groups_do_not_mix() -> None:
     assert float(group_cross_entropy(scores, [3, 2])) == pytest.approx(expected, rel=1e-5)
     moved = torch.tensor([1.0, 0.0, 2.0, 13.0, 13.0])
     assert float(group_cross_entropy(moved, [3, 2])) == pytest.approx(expected, rel=1e-5)
+
+
+@given(st.lists(st.integers(1, 2_000), min_size=1, max_size=40))
+def test_parts_of_like_length_hold_every_text_once_and_little_padding(lengths: list[int]) -> None:
+    parts = alike(lengths)
+    assert sorted(number for part in parts for number in part) == list(range(len(lengths)))
+    for part in parts:
+        held = [lengths[number] for number in part]
+        assert sum(held) > (1.0 - PADDING) * max(held) * len(held)
