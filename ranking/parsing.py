@@ -10,19 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from itertools import repeat
-
-import numpy as np
-from numpy.typing import NDArray
 
 # One form for grammar and reader: an id that one takes and the other skips would pass a wrong list for right.
 _ID = r"\[(?:0|[1-9][0-9]{0,5})\]"
 _LIST = re.compile(rf"\s*{_ID}(\s*>\s*{_ID})*\s*")
 _IDS = re.compile(rf"\s*{_ID}([\s,]*{_ID})*\s*\.?\s*")
 _NUMBER = re.compile(r"\[(0|[1-9][0-9]{0,5})\]")
-_TAGS = _THINK, _END_THINK, _ANSWER, _END_ANSWER = "<think>", "</think>", "<answer>", "</answer>"
-_THINK_SIZE, _END_THINK_SIZE, _ANSWER_SIZE, _END_ANSWER_SIZE = map(len, _TAGS)
-_WHITE = np.array([chr(byte).isspace() for byte in range(128)] + [False] * 128)
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 class Fault(StrEnum):
@@ -57,21 +51,15 @@ def answer_within_tags(text: str, think: bool = True) -> str | None:
     None where the tags are missing, doubled or out of order, or where anything but white space stands beside them.
     """
     body = text.strip()
-    opens = body.rfind(_ANSWER)
-    if opens < 0 or not body.endswith(_END_ANSWER):
+    chain, opening, rest = body.partition("<answer>")
+    if not opening or not rest.endswith("</answer>"):
         return None
-    answer = body[opens + _ANSWER_SIZE : -_END_ANSWER_SIZE].strip()
-    closed, tags, another = 0, 2, "<" in answer
-    if think:
-        closes = body.rfind(_END_THINK, 0, opens)
-        if closes < 0 or not body.startswith(_THINK):
-            return None
-        closed, tags = closes + _END_THINK_SIZE, 4
-        another = another or body.find("<", _THINK_SIZE, closes) >= 0
-    if closed != opens and not body[closed:opens].isspace():
+    chain = chain.rstrip()
+    if not (chain.startswith("<think>") and chain.endswith("</think>") if think else chain == ""):
         return None
-    # Whether another < is one tag too many is the dearer question.
-    return None if another and sum(map(body.count, _TAGS)) != tags else answer
+    if sum(map(body.count, _TAGS)) != (4 if think else 2):
+        return None
+    return rest.removesuffix("</answer>").strip()
 
 
 def parse_answer(text: str, count: int, think: bool = True) -> Answer:
@@ -83,95 +71,9 @@ def parse_answer(text: str, count: int, think: bool = True) -> Answer:
     listed = answer_within_tags(text, think)
     if listed is None:
         return Answer(None, "", Fault.TAGS)
-    chain = text.partition(_END_THINK)[0].lstrip().removeprefix(_THINK) if think else ""
+    chain = text.partition("</think>")[0].lstrip().removeprefix("<think>") if think else ""
     inner = parse_ranking(listed, count)
     return Answer(inner.order, chain.strip(), inner.fault)
-
-
-def parse_answers(
-    texts: Sequence[str], counts: Sequence[int], think: bool = True
-) -> tuple[NDArray[np.int64], tuple[Fault | None, ...]]:
-    """What parse_answer gives, for B texts at a fraction of the time: orders (B, N) and faults.
-
-    N is the largest count; a row holds its 0-based positions, best first, filled up with -1, and -1 alone where there
-    is a fault.
-    """
-    count = np.asarray(counts, np.int64)
-    orders = np.full((len(texts), count.max(initial=0)), -1)
-    faults: list[Fault | None] = [None] * len(texts)
-    for row in np.flatnonzero(~_read_usual(texts, count, think, orders)).tolist():
-        answer = parse_answer(texts[row], counts[row], think)
-        faults[row] = answer.fault
-        if answer.order is not None:
-            orders[row, : len(answer.order)] = answer.order
-    return orders, tuple(faults)
-
-
-def _read_usual(
-    texts: Sequence[str], counts: NDArray[np.int64], think: bool, orders: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Which of B texts are right in the usual form, which is read here: what they say is put into `orders` (B, N).
-
-    A chain without `<`; tags with two white spaces at most beside them; between them just what format_order writes, up
-    to [99]. From the end of the chain on, all texts are read at once, as bytes.
-    """
-    bodies = list(map(str.strip, texts))
-    begins = map(str.find, bodies, repeat("<"), repeat(_THINK_SIZE if think else 0))
-    tails = [body[begin:] for body, begin in zip(bodies, begins, strict=True)]
-    usual = np.fromiter(map(str.startswith, bodies, repeat(_THINK if think else _ANSWER)), bool, len(texts))
-    # A line break stands where a text ends, and zeros where the last one's end is looked past.
-    data = np.frombuffer("\n".join([*tails, "\0" * 16]).encode("ascii", "replace"), np.uint8)
-    four, eight = (
-        np.ndarray(len(data) - 7, kind, data, strides=(1,)) for kind in ("<u4", "<u8")
-    )  # bytes from there on
-    ends = np.cumsum(np.fromiter(map(len, tails), np.int64, len(tails)) + 1) - 1
-
-    def blank(start: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.bool_]:
-        long, white = stop - start, _WHITE[data[start]]
-        return (long == 0) | white & ((long == 1) | (long == 2) & _WHITE[data[start + 1]])
-
-    tags = np.flatnonzero(data == ord("<"))
-    upto = np.searchsorted(tags, ends)
-    usual &= np.diff(upto, prepend=0) == (3 if think else 2)
-    chain_end, answer, answer_end = (np.append(tags, [0, 0, 0])[upto - back] for back in (3, 2, 1))
-    usual &= (eight[answer] == _bytes(_ANSWER)) & (eight[answer_end] == _bytes(_END_ANSWER[:8]))
-    usual &= (data[answer_end + 8] == ord(">")) & (answer_end + _END_ANSWER_SIZE == ends)
-    if think:
-        usual &= (eight[chain_end] == _bytes(_END_THINK)) & blank(chain_end + _END_THINK_SIZE, answer)
-
-    ids = np.flatnonzero(data == ord("["))
-    upto = np.searchsorted(ids, ends)
-    lengths = np.diff(upto, prepend=0)
-    begun = four[ids]
-    tens, ones, last = ((begun >> bits).astype(np.uint8) for bits in (8, 16, 24))
-    short = ones == ord("]")
-    behind = ids + 4
-    behind -= short
-    tens, ones = tens - np.uint8(ord("0")), ones - np.uint8(ord("0"))
-    right = (tens > 0) & (tens < 10) & (short | (ones < 10) & (last == ord("]")))
-    followed = four[behind] == _bytes(" > [")
-    followed[upto[lengths > 0] - 1] = True
-    usual &= (lengths > 0) & (lengths == counts)
-    usual &= blank(answer + _ANSWER_SIZE, np.append(ids, 0)[upto - lengths])
-    usual &= blank(np.append(behind, 0)[upto - 1], answer_end)
-
-    width = orders.shape[1]
-    number = np.where(short, tens, 10 * tens + ones)
-    position = np.where(right & followed & (number <= width), number, 0).astype(np.int64)
-    position -= 1
-    # A place for each position and one behind them, which is where -1 comes to lie.
-    seen = np.zeros((len(texts), width + 1), bool)
-    place = np.repeat(np.arange(len(texts)) * (width + 1), lengths)
-    place += position
-    seen.ravel()[place] = True
-    shown = np.arange(width) < counts[:, None]
-    usual &= (seen[:, :width] & shown).sum(axis=1) == counts
-    orders[shown & usual[:, None]] = position[np.repeat(usual, lengths)]
-    return usual
-
-
-def _bytes(text: str) -> int:
-    return int.from_bytes(text.encode("ascii"), "little")
 
 
 def parse_ids(text: str, count: int) -> tuple[int, ...] | None:

@@ -19,7 +19,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from ranking.parsing import Fault, answer_within_tags, parse_answers, parse_ids
+from ranking.batch_parsing import parse_answers
+from ranking.parsing import Fault, answer_within_tags, parse_ids
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

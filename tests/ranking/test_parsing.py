@@ -8,13 +8,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ranking.batch_parsing import parse_answers
 from ranking.parsing import (
     Fault,
     describe_ids_fault,
     describe_list_fault,
     format_order,
     parse_answer,
-    parse_answers,
     parse_ids,
     parse_ranking,
     recover_order,
@@ -142,6 +142,9 @@ def test_tags_are_right_exactly_when_they_stand_in_their_order_and_nothing_stand
 @settings(deadline=None)
 @given(st.lists(st.tuples(answers, st.integers(0, 4)), max_size=6), st.booleans())
 @example([("<answer>[1]> [2]</answer>", 2), ("<answer>[1] >[2]\u2003>[3]</answer>", 3), ("", 0)], False)
+@example([("<think>1 < 2 <b></think>\n\n<answer>[1] > [2]</answer>", 2)], True)
+@example([("<think>1 < 2 <think></think> <answer>[1] > [2]</answer>", 2)], True)
+@example([("<think>so</think> \n\n<answer> [1] > [2]</answer>", 2)], True)
 @example([("<answer>[1] > [3]</answer>", 2), ("<answer>[1] > [2] > [3]</answer>", 3)], False)
 def test_a_batch_is_parsed_as_each_of_its_texts_is(batch: list[tuple[str, int]], think: bool) -> None:
     texts, counts = [text for text, _ in batch], [count for _, count in batch]
