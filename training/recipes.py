@@ -189,12 +189,16 @@ def load_recipe(path: Path, *overrides: Mapping[str, Any]) -> Recipe:
 
 
 def _of_the_choices(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides with what is given by choice narrowed to the recipe's own choices."""
+    """Overrides with what is given by choice narrowed to the recipe's own choices; plain parameters are laid over."""
     narrowed = dict(overrides)
     for seam, value in overrides.items():
-        if isinstance(value, Mapping) and value and value.keys() <= SEAMS.get(seam, {}).keys():
-            own = raw.get(seam)
-            narrowed[seam] = value.get(own.get("name") if isinstance(own, Mapping) else own, {})
+        names = SEAMS.get(seam, {}).keys()
+        if not isinstance(value, Mapping) or not value.keys() & names:
+            continue
+        own = raw.get(seam)
+        plain = {key: given for key, given in value.items() if key not in names}
+        chosen = plain.get("name") or (own.get("name") if isinstance(own, Mapping) else own)
+        narrowed[seam] = merge(value.get(str(chosen)) or {}, plain)
     return narrowed
 
 

@@ -16,7 +16,8 @@ MINING = {
     "mine_positives": "Task: choose the passages that help",
     "mine_hard_negatives": "Task: choose the passages that mislead",
 }
-RANKING = ["rank_student", "rank_student_direct", "rank_teacher"]
+RANKING = ["pick_student", "rank_letters", "rank_student", "rank_student_direct", "rank_teacher"]
+POINTWISE = ["judge_yes_no", "score_student"]  # they show one passage, without a number
 ALL = [*MINING, *RANKING]
 SECRET = "the-gold-answer"
 
@@ -27,7 +28,7 @@ def user_text(template: PromptTemplate, query: str, passages: list[str]) -> str:
 
 
 def test_every_template_of_the_folder_is_known_here() -> None:
-    assert sorted(path.stem for path in TEMPLATES.glob("*.yaml")) == sorted(ALL)
+    assert sorted(path.stem for path in TEMPLATES.glob("*.yaml")) == sorted([*ALL, *POINTWISE])
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -162,5 +163,5 @@ def test_a_file_that_is_no_template_is_refused_by_name_and_section(tmp_path: Pat
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(TemplateError, match="one of: mine_hard_negatives, mine_positives, rank_student"):
+    with pytest.raises(TemplateError, match=r"one of: judge_yes_no, mine_hard_negatives, .*rank_student"):
         load_template("rank_teachers")

@@ -153,7 +153,7 @@ def test_a_source_that_is_not_there_is_an_error_before_anything_is_made(tmp_path
 def test_an_unknown_recipe_names_those_there_are(tmp_path: Path) -> None:
     result = rankmill("run", "--recipe", "reasonrang", "--home", str(tmp_path / "home"))
     assert result.exit_code == 1
-    assert "Recipes: reasonrank" in result.output
+    assert "Recipes: direct-point, erank, first, rank-r1, reasonrank, reasonrank-direct" in result.output
 
 
 def test_a_run_with_a_real_teacher_is_refused_without_a_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -195,6 +195,8 @@ def test_a_profile_may_give_values_by_choice_and_for_one_recipe() -> None:
     ]
     assert tops == [7, 8]
     assert load_recipe(RECIPE, by_choice, {"decoding": {"top": 9}}).decoding.top == 9
+    both = {"decoding": {**by_choice["decoding"], "batch": 3}}
+    assert (load_recipe(RECIPE, both).decoding.top, load_recipe(RECIPE, both).decoding.batch) == (7, 3)
 
 
 def test_the_recipe_of_the_documentation_is_one(tmp_path: Path) -> None:
