@@ -45,6 +45,7 @@ while os.getppid() == parent:
     log = pl.DataFrame({"asset": ["writer"], "key": [str(number)]})
     lake.commit([Replace("candidates", rows, {"domain": "writer"}), Append("rejections", log)], small_lake.message())
     print(number, flush=True)
+    time.sleep(0.1)
 """
 
 
@@ -157,19 +158,21 @@ def test_a_restored_home_is_the_same_home_without_the_old_one(home: Path, tmp_pa
         assert made_again(lake, new).committed is not None
 
 
-def test_a_backup_beside_a_writer_is_the_lake_at_one_commit(home: Path, tmp_path: Path) -> None:
+def test_a_backup_beside_a_writer_is_the_lake_at_one_commit(empty_lake: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(empty_lake, home / "lake")
     words = [sys.executable, "-c", WRITER, str(home / "lake"), str(Path(__file__).parent)]
     writer = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
     try:
         writer.stdout.readline()
-        made = [back_up(home, place(home), tmp_path / f"{n}.tar.gz") for n in range(3)]
+        made = [back_up(home, place(home), tmp_path / f"{n}.tar.gz") for n in range(2)]
         assert writer.poll() is None
     finally:
         writer.kill()
         writer.communicate()
     numbers = []
-    for n in range(3):
+    for n in range(2):
         restored = restore(tmp_path / f"{n}.tar.gz", tmp_path / f"home-{n}")
         assert restored.verified.errors == ()
         with opened(Lake.at(tmp_path / f"home-{n}" / "lake")) as lake:
@@ -182,8 +185,7 @@ def test_a_backup_beside_a_writer_is_the_lake_at_one_commit(home: Path, tmp_path
             lake.commit([Replace("candidates", rows, {"domain": "writer"})], message())
             assert verify(lake).errors == ()
             numbers.append(log[-1])
-    assert numbers == sorted(numbers)
-    assert numbers[-1] > numbers[0], "the writer was to commit meanwhile"
+    assert numbers[1] > numbers[0], "the writer was to commit meanwhile"
 
 
 def cut(size: int) -> Callable[[bytes], bytes]:
