@@ -118,7 +118,7 @@ class _Lines:
         # is wrong is at -1, which comes to lie in the place behind the last position's.
         width = orders.shape[1]
         number = np.where(short, tens, 10 * tens + ones)
-        position = np.where(right & (number <= width), number, 0).astype(np.int64)
+        position = np.where(right & (number <= width), number, 0).astype(np.int16)
         position -= 1
         place = np.repeat(np.arange(len(counts)) * (width + 1), lengths)
         place += position

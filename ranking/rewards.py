@@ -170,7 +170,7 @@ def rank_biased_overlap(left: Ints, right: Ints, p: float = 1.0) -> Floats:
     # Where `right` has each item; nowhere is behind all depths. The padding, -1, has the place behind the last item's.
     places = max(left.max(initial=-1), right.max(initial=-1)) + 2
     row = np.arange(len(left))[:, None] * places
-    place = np.full(len(left) * places, depths)
+    place = np.full(len(left) * places, depths, np.int32)
     at = right + row
     place[at] = depth
     met_at = place[np.add(left, row, out=at)]
@@ -188,6 +188,8 @@ def padded(rows: Sequence[Sequence[int]]) -> Ints:
     """Rows of uneven length as one array (B, N), N being the longest; filled up with -1."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     every = np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())
+    if len(every) == len(rows) * lengths.max(initial=0):
+        return every.reshape(len(rows), lengths.max(initial=0))
     array = np.full((len(rows), lengths.max(initial=0)), -1)
     array[np.arange(array.shape[1]) < lengths[:, None]] = every
     return array
