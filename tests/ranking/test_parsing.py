@@ -157,18 +157,18 @@ def test_a_batch_is_parsed_as_each_of_its_texts_is(batch: list[tuple[str, int]],
         assert row == order + [-1] * (len(row) - len(order))
 
 
-def test_a_letter_that_is_wrong_missing_or_too_many_is_seen_in_a_batch_as_it_is_alone() -> None:
-    right = format_order([19, *range(19)])
-    odd = "[]>/:019 \n\0x"
-    lists = [right]
-    for at in range(len(right)):
-        lists += [right[:at] + letter + right[at + 1 :] for letter in ["", *odd]]
-        lists += [right[:at] + letter + right[at:] for letter in odd]
-    lists += [right.replace("[20]", f"[{one}{other}") for one in odd for other in odd]
-    lists += [right.replace("[20]", f"[{one}{other}]") for one in odd for other in odd]
-    texts = [f"<answer>{listed}</answer>" for listed in lists]
-    found, faults = parse_answers(texts, [20] * len(texts), think=False)
-    alone = [parse_answer(text, 20, think=False) for text in texts]
+@pytest.mark.parametrize("think", [True, False])
+def test_a_letter_that_is_wrong_missing_or_too_many_is_seen_in_a_batch_as_it_is_alone(think: bool) -> None:
+    right = "<think>so</think> " * think + f"<answer> {format_order([19, *range(19)])}\n</answer>"
+    odd = "[]<>/:019 \n\0x"
+    texts = [right]
+    for at in range(len(right) + 1):
+        texts += [right[:at] + letter + right[at + 1 :] for letter in ["", *odd]]
+        texts += [right[:at] + letter + right[at:] for letter in odd]
+        texts += [right[:at] + tag + right[at:] for tag in ("<answer>", "</think>")]
+    texts += [right.replace("[20]", f"[{one}{other}{end}") for one in odd for other in odd for end in ("]", "")]
+    found, faults = parse_answers(texts, [20] * len(texts), think)
+    alone = [parse_answer(text, 20, think) for text in texts]
     assert faults == tuple(answer.fault for answer in alone)
     assert [tuple(row) for row in found.tolist()] == [answer.order or (-1,) * 20 for answer in alone]
 
