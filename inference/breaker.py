@@ -59,10 +59,9 @@ class Breaker:
             self._recent.append(outcome.kind)
             if len(self._in_a_row) >= self._settings.unanswered_in_a_row:
                 self._stop(outcome)
-        if self._settings.share < 1 and len(self._recent) == self._settings.window:
-            kinds = Counter(kind for kind in self._recent if kind is not None)
-            if kinds.total() > self._settings.share * self._settings.window:
-                self._give_up(kinds, outcome)
+        window = self._settings.window
+        if len(self._recent) == window and window - self._recent.count(None) > self._settings.share * window:
+            self._give_up(Counter(kind for kind in self._recent if kind is not None), outcome)
 
     def _stop(self, last: Failure) -> None:
         """Say why the last requests in a row have no answer: most of them decide what is to be done."""

@@ -43,8 +43,9 @@ class Budget:
 
     def admits(self, worst: Cost, spent: Cost, reserved: Cost) -> bool:
         """Whether `worst` fits beside what is spent and reserved."""
-        total = spent + reserved + worst
-        return (self.usd is None or total.usd <= self.usd) and (self.tokens is None or total.tokens <= self.tokens)
+        return (self.usd is None or spent.usd + reserved.usd + worst.usd <= self.usd) and (
+            self.tokens is None or spent.tokens + reserved.tokens + worst.tokens <= self.tokens
+        )
 
     def exceeded(self, spent: Cost, answered: int, total: int | None) -> BudgetExceeded:
         """The error that stops a run: what was spent, how far it came, what to do."""

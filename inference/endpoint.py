@@ -26,6 +26,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
@@ -108,6 +109,14 @@ class Endpoint(BaseModel):
         """Whether a proxy named in the environment is used: never between this process and its own machine."""
         return urlsplit(self.base_url).hostname not in LOOPBACK
 
+    @property
+    def proxy(self) -> str | None:
+        """The proxy that the environment names for this address, if any."""
+        parts = urlsplit(self.base_url)
+        if not self.trusts_proxies or proxy_bypass(parts.hostname or ""):
+            return None
+        return getproxies().get(parts.scheme)
+
     def check_key(self) -> None:
         """Raises EndpointRefused where no HTTP header can carry the key."""
         if not _sendable(self.api_key):
@@ -178,7 +187,8 @@ class Line:
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.endpoint.connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=self.endpoint.trusts_proxies,
+            # Once: with trust_env every request would look at the environment, and for a .netrc, in two threads.
+            proxy=self.endpoint.proxy,
             headers={
                 "Authorization": f"Bearer {self.endpoint.api_key.get_secret_value()}",
                 "Content-Type": "application/json",

@@ -40,6 +40,7 @@ from inference.purchase import (
     AHEAD,
     RIVAL_WAIT_S,
     AskedElsewhere,
+    Bought,
     Check,
     Crew,
     Hand,
@@ -49,7 +50,7 @@ from inference.purchase import (
     accept_all,
     fault_of,
 )
-from inference.store import ExchangeStore
+from inference.store import ExchangeStore, Found
 from inference.teller import LookUp, Teller
 
 T = TypeVar("T")
@@ -57,6 +58,7 @@ Requests = AsyncIterable[Request] | Iterable[Request]
 Outcome = Exchange | Failure
 Watch = Callable[[Progress], None]
 LOOKUP = 512
+TO_BUY = 128
 SOON = 32
 # Requests that somebody else is asking and that are put off; with more of them, what they ask is waited for.
 PUT_OFF_AT_MOST = 10_000
@@ -192,65 +194,87 @@ async def _answer_all(purchase: Purchase, requests: Requests, check: Check) -> A
     """Run reader and workers and hand out what they finish; raise what stopped them once all of it is handed out."""
     # A few more than can be in flight: while they wait for the endpoint, the others claim and commit.
     count = purchase.settings.max_in_flight + math.ceil(AHEAD * purchase.settings.max_in_flight)
-    # One list is sorted while the next one is looked up.
-    looked_up: asyncio.Queue[LookUp | None] = asyncio.Queue(maxsize=1)
     inbox: asyncio.Queue[Item | None] = asyncio.Queue(maxsize=purchase.settings.max_in_flight)
     outbox: asyncio.Queue[list[Outcome] | None] = asyncio.Queue(maxsize=purchase.settings.max_in_flight)
+    being_kept: asyncio.Queue[Bought | None] = asyncio.Queue(maxsize=count)
     crew = Crew()
     put_off: deque[Item] = deque()
-    tasks = {crew.start(partial(_work, purchase, inbox, put_off, outbox, check, crew)) for _ in range(count)}
-    tasks.add(crew.start(partial(_read, purchase, requests, looked_up)))
-    tasks.add(crew.start(partial(_sort, looked_up, inbox, outbox, check)))
-    closer = asyncio.create_task(_close_when_done(crew, tasks, outbox))
+    tasks = {
+        crew.start(partial(_work, purchase, inbox, put_off, being_kept, outbox, check, crew)) for _ in range(count)
+    }
+    tasks.add(crew.start(partial(_read, purchase, requests, inbox, outbox, check)))
+    courier = asyncio.create_task(_carry(purchase, being_kept, outbox, check, crew))
+    closer = asyncio.create_task(_close_when_done(crew, tasks, courier, being_kept, outbox))
     try:
         while (outcomes := await outbox.get()) is not None:
             for outcome in outcomes:
                 yield outcome
         error = await closer
     finally:
-        for task in (*tasks, closer):
+        for task in (*tasks, courier, closer):
             task.cancel()
-        await asyncio.gather(*tasks, closer, return_exceptions=True)
+        await asyncio.gather(*tasks, courier, closer, return_exceptions=True)
     if error is not None:
         raise error
 
 
-async def _read(purchase: Purchase, requests: Requests, looked_up: asyncio.Queue[LookUp | None], _: Hand) -> None:
-    """Look up what is asked, ahead of whoever sorts it."""
-    async for chunk in in_chunks(requests):
-        await looked_up.put(purchase.teller.look_up(chunk))
-    await looked_up.put(None)
-
-
-async def _sort(
-    looked_up: asyncio.Queue[LookUp | None],
+async def _read(
+    purchase: Purchase,
+    requests: Requests,
     inbox: asyncio.Queue[Item | None],
     outbox: asyncio.Queue[list[Outcome] | None],
     check: Check,
     hand: Hand,
 ) -> None:
     """Hand out what is stored and good; leave the rest to the workers."""
-    while (found := await looked_up.get()) is not None:
-        ready: list[Outcome] = []
-        rest: list[Item] = []
-        for request, stored in await found:
-            if stored is not None and stored.fault is None and fault_of(request, stored, check) is None:
-                ready.append(stored)
-            else:
-                rest.append((request, stored))
-        if ready:
-            hand.busy = True
-            await outbox.put(ready)
-            hand.busy = False
-        for item in rest:
-            await inbox.put(item)
+    look_up = purchase.teller.look_up
+    sort = partial(_sort, inbox=inbox, outbox=outbox, check=check, hand=hand)
+    if isinstance(requests, AsyncIterable):  # the next item may take its time, and wait for the answer to this one
+        async for request in requests:
+            await sort(await look_up([request]))
+    else:
+        source, length = iter(requests), SOON
+        ahead: LookUp | None = None
+        while chunk := list(islice(source, length)):
+            begun = look_up(chunk)
+            if ahead is not None:
+                # One list is sorted while the next is looked up. Making a long one would keep purchases waiting.
+                length = min(2 * length, LOOKUP if await sort(await ahead) else TO_BUY)
+            ahead = begun
+        if ahead is not None:
+            await sort(await ahead)
     await inbox.put(None)
+
+
+async def _sort(
+    found: list[Found],
+    inbox: asyncio.Queue[Item | None],
+    outbox: asyncio.Queue[list[Outcome] | None],
+    check: Check,
+    hand: Hand,
+) -> bool:
+    """Hand on a list; gives whether most of it was stored and good."""
+    ready: list[Outcome] = []
+    rest: list[Item] = []
+    for request, stored in found:
+        if stored is not None and stored.fault is None and fault_of(request, stored, check) is None:
+            ready.append(stored)
+        else:
+            rest.append((request, stored))
+    if ready:
+        hand.busy = True
+        await outbox.put(ready)
+        hand.busy = False
+    for item in rest:
+        await inbox.put(item)
+    return len(ready) > len(rest)
 
 
 async def _work(
     purchase: Purchase,
     inbox: asyncio.Queue[Item | None],
     put_off: deque[Item],
+    being_kept: asyncio.Queue[Bought | None],
     outbox: asyncio.Queue[list[Outcome] | None],
     check: Check,
     crew: Crew,
@@ -270,21 +294,57 @@ async def _work(
             put_off.append(item)
             continue
         hand.busy = True
-        await outbox.put([outcome])
+        if isinstance(outcome, Bought):
+            await being_kept.put(outcome)
+            outcome = outcome.exchange
+        else:
+            await outbox.put([outcome])
         purchase.breaker.watch(outcome)
+
+
+async def _carry(
+    purchase: Purchase,
+    being_kept: asyncio.Queue[Bought | None],
+    outbox: asyncio.Queue[list[Outcome] | None],
+    check: Check,
+    crew: Crew,
+) -> Exception | None:
+    """Hand out what was bought as it is kept, which is in the order in which it came; gives the first error."""
+    error: Exception | None = None
+    hand = Hand(patient=True)
+    while (bought := await being_kept.get()) is not None:
+        try:
+            outcome: Outcome | Bought = bought
+            while isinstance(outcome, Bought):
+                stands = await outcome.kept
+                if stands is outcome.exchange:
+                    outcome = stands
+                else:  # another process was first, and may be content with less
+                    outcome = await purchase.answer_from(stands, outcome.request, check, crew, hand)
+        except Stopped:
+            continue
+        except Exception as failed:  # noqa: BLE001 - raised where the run ends
+            error = error or failed
+            crew.stop()
+            continue
+        await outbox.put([outcome])
+    return error
 
 
 async def _next(inbox: asyncio.Queue[Item | None], put_off: deque[Item]) -> tuple[Item | None, bool]:
     """The next request, and whether to be patient with it; None where there is none left."""
     while len(put_off) < PUT_OFF_AT_MOST:
-        try:
-            # A stream may wait for an answer that was put off before it gives its next request.
-            async with asyncio.timeout(RIVAL_WAIT_S if put_off else None):
-                item = await inbox.get()
-        except TimeoutError:
-            if put_off:
-                return put_off.popleft(), False
-            continue
+        if put_off:
+            try:
+                # A stream may wait for an answer that was put off before it gives its next request.
+                async with asyncio.timeout(RIVAL_WAIT_S):
+                    item = await inbox.get()
+            except TimeoutError:
+                if put_off:
+                    return put_off.popleft(), False
+                continue
+        else:
+            item = await inbox.get()
         if item is not None:
             return item, False
         inbox.put_nowait(None)  # the one who reads it next ends too; the reader has left, so there is room
@@ -293,34 +353,25 @@ async def _next(inbox: asyncio.Queue[Item | None], put_off: deque[Item]) -> tupl
 
 
 async def _close_when_done(
-    crew: Crew, tasks: set[asyncio.Task[None]], outbox: asyncio.Queue[list[Outcome] | None]
+    crew: Crew,
+    tasks: set[asyncio.Task[None]],
+    courier: asyncio.Task[Exception | None],
+    being_kept: asyncio.Queue[Bought | None],
+    outbox: asyncio.Queue[list[Outcome] | None],
 ) -> Exception | None:
     """Wait for the tasks; after an error only for those whose request is on its way. Gives the first error."""
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     if pending:
         crew.stop()
         await asyncio.wait(pending)
+    await being_kept.put(None)
+    not_kept = await courier
     await outbox.put(None)
     errors = [error for task in done if not task.cancelled() and (error := task.exception()) is not None]
     for error in errors:
         if not isinstance(error, Exception):
             raise error
-    return errors[0] if errors else None  # type: ignore[return-value]
-
-
-async def in_chunks(requests: Requests, most: int = LOOKUP) -> AsyncGenerator[list[Request], None]:
-    """Requests in lists: long ones from an iterable, of one from a stream whose next item may take its time.
-
-    The first lists are short, each twice as long as the one before, so that the first request is soon on its way.
-    """
-    if isinstance(requests, AsyncIterable):
-        async for request in requests:
-            yield [request]
-        return
-    source, length = iter(requests), SOON
-    while chunk := list(islice(source, min(length, most))):
-        yield chunk
-        length *= 2
+    return errors[0] if errors else not_kept  # type: ignore[return-value]
 
 
 async def tick(progress: Callable[[], Progress], on_progress: Watch | None, every_s: float) -> None:

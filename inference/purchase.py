@@ -85,6 +85,18 @@ def priced(
     )
 
 
+@dataclass(frozen=True)
+class Bought:
+    """An answer that was paid for and judged, and is being stored; it counts once `kept` gives what then stands there.
+
+    That is another one where another process bought it meanwhile.
+    """
+
+    request: Request
+    exchange: Exchange
+    kept: asyncio.Future[Exchange]
+
+
 @dataclass(eq=False)
 class Hand:
     """One task of a stream, and whether it has something on its way: a request, or an outcome to hand over.
@@ -156,27 +168,64 @@ class Purchase:
 
     async def answer(
         self, request: Request, stored: Exchange | None, check: Check, crew: Crew, hand: Hand
-    ) -> Exchange | Failure:
-        """An answer that passes the check, by one repair turn if need be, or the last faulty one, or a failure."""
+    ) -> Exchange | Failure | Bought:
+        """An answer that passes the check, by one repair turn if need be, or the last faulty one, or a failure.
+
+        What was bought and passes is not waited for: the next request may be claimed in the transaction that keeps it.
+        """
         first = stored or await self._obtain(request, crew, hand)
         if isinstance(first, Failure):
             return first
-        fault = await self._find_fault(request, first, check)
-        if fault is None:
-            return first if first.fault is None else replace(first, fault=None)
-        second = await self._obtain(repair_request(request, first.content, fault), crew, hand)
+        if first.from_store:
+            return await self.answer_from(first, request, check, crew, hand)
+        bought = self._keep(request, first, request, check)
+        if bought.exchange.fault is None:
+            return bought
+        # The claim on the repair goes into the transaction that keeps what is to be mended.
+        second = await self._repair(request, bought.exchange, check, crew, hand)
+        stands = await bought.kept
+        return second if stands is bought.exchange else await self.answer_from(stands, request, check, crew, hand)
+
+    async def answer_from(
+        self, stored: Exchange, request: Request, check: Check, crew: Crew, hand: Hand
+    ) -> Exchange | Failure | Bought:
+        """What a stored answer comes to: itself, or what comes of its repair turn, unless it came of one."""
+        fault = fault_of(request, stored, check)
+        if fault != stored.fault:
+            await self.teller.mark(stored.key, fault)
+        # It may have been bought for a request of another name.
+        if (fault, request.id) != (stored.fault, stored.request_id):
+            stored = replace(stored, fault=fault, request_id=request.id)
+        if fault is None or stored.repair_of is not None:
+            return stored
+        return await self._repair(request, stored, check, crew, hand)
+
+    async def _repair(
+        self, request: Request, faulty: Exchange, check: Check, crew: Crew, hand: Hand
+    ) -> Exchange | Failure | Bought:
+        fault = faulty.fault or ""
+        repair = repair_request(request, faulty.content, fault)
+        second = await self._obtain(repair, crew, hand)
         if isinstance(second, Failure):
             return replace(second, key=request.key, detail=f"in the repair turn after '{fault}': {second.detail}")
-        return replace(second, fault=await self._find_fault(request, second, check))
+        if second.from_store:
+            return await self.answer_from(second, request, check, crew, hand)
+        return self._keep(repair, second, request, check)
 
-    async def _find_fault(self, request: Request, exchange: Exchange, check: Check) -> str | None:
-        fault = fault_of(request, exchange, check)
-        if fault != exchange.fault:
-            await self.teller.mark(exchange.key, fault)
-        return fault
+    def _keep(self, asked: Request, exchange: Exchange, request: Request, check: Check) -> Bought:
+        """Store an answer to a request, or to its repair, with what the check finds; and also where the check fails."""
+        try:
+            if (fault := fault_of(request, exchange, check)) is not None:
+                exchange = replace(exchange, fault=fault)
+        finally:
+            kept = self.teller.put(asked, exchange)
+        return Bought(request, exchange, kept)
 
     async def _obtain(self, request: Request, crew: Crew, hand: Hand) -> Exchange | Failure:
-        """The answer from the store, or from the endpoint in at most `max_attempts` HTTP requests."""
+        """The answer from the store, or from the endpoint in at most `max_attempts` HTTP requests; then it is not kept.
+
+        Keep it before anything is awaited: the claim stands until then.
+        """
         worst = self.prices.worst_case(request)
         attempts, last, began = 0, LATE, time.monotonic()
         deadline = began + self.settings.deadline_s if self.settings.deadline_s is not None else math.inf
@@ -235,7 +284,7 @@ class Purchase:
     async def _attempt(
         self, request: Request, worst: Cost, attempt: int, deadline: float, crew: Crew, hand: Hand
     ) -> Exchange | Trouble:
-        """One HTTP request under a claim, unless the answer is stored; the claim ends with it, whatever comes."""
+        """One HTTP request under a claim, unless the answer is stored; without an answer the claim ends with it."""
         if crew.stopping:
             raise Stopped
         pace = self.pace(request.sampling.model)
@@ -246,7 +295,7 @@ class Purchase:
             self.tally.spent = claim.spent
             self._held.note(request.key, claim.held_by)
             if claim.exchange is not None:
-                return replace(claim.exchange, request_id=request.id)
+                return claim.exchange
             if claim.status == "full" and claim.reserved.tokens == 0:
                 raise NoRoom
             if claim.status != "granted":
@@ -269,10 +318,8 @@ class Purchase:
                 await self.teller.release(request.key, presumed=outcome.may_cost)
                 return outcome
             exchange = priced(request, outcome, worst, attempt, self.prices)
-            stands = await self.teller.put(request, exchange)
             self.tally.bought(exchange)
-            # What another process bought meanwhile, for a request of another name, stands in place of this answer.
-            return stands if stands.request_id == request.id else replace(stands, request_id=request.id)
+            return exchange
         except BaseException:
             # Cancelled on its way: the endpoint works on it, and may charge, all the same.
             self.teller.release(request.key, presumed=sent)

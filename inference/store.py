@@ -263,27 +263,28 @@ class ExchangeStore:
             spent, reserved = _sums(con, budget.scope)
         reaped = False
         claims, rows, mine = [], [], NOTHING
+        until = time.time() + holder.lease_s
         for request, worst in wishes:
             if request.key in stored:
-                exchange = Exchange(*(*stored[request.key], True))
-                claims.append(Claim("stored", exchange, spent, reserved + mine))
+                claims.append(Claim("stored", Exchange(*(*stored[request.key], True)), spent, reserved))
                 continue
             if request.key in busy:
-                claims.append(Claim("busy", None, spent, reserved + mine, busy[request.key]))
+                claims.append(Claim("busy", None, spent, reserved, busy[request.key]))
                 continue
-            fits = budget.admits(worst, spent, reserved + mine)
+            fits = budget.admits(worst, spent, reserved)
             if not fits and not reaped:
                 self._reap(con, budget.scope)
                 spent, reserved = _sums(con, budget.scope)
-                reaped, fits = True, budget.admits(worst, spent, reserved + mine)
+                reserved += mine
+                reaped, fits = True, budget.admits(worst, spent, reserved)
             if not fits:
-                claims.append(Claim("full", None, spent, reserved + mine))
+                claims.append(Claim("full", None, spent, reserved))
                 continue
             busy[request.key] = None
             mine += worst
-            until = time.time() + holder.lease_s
+            reserved += worst
             rows.append((request.key, holder.owner, holder.host, holder.pid, until, budget.scope, *worst))
-            claims.append(Claim("granted", None, spent, reserved + mine))
+            claims.append(Claim("granted", None, spent, reserved))
         if rows:
             insert(con, _CLAIM, rows)
             con.execute(_RESERVE, (budget.scope, *mine))
@@ -365,8 +366,8 @@ def kept(con: sqlite3.Connection, bought: Sequence[Bought], scope: str, holder: 
     if keep(con, stand, texts, scope) < len(bought):
         # Another process bought some after our lease ran out: both are paid, the first one stands.
         keys = json.dumps([request.key for request, _ in bought])
-        first = {row[1]: Exchange(*(*row, True)) for row in con.execute(GET, (keys,))}
-        stand = [first[exchange.key] for exchange in stand]
+        first = {row[1]: Exchange(*row) for row in con.execute(GET, (keys,))}
+        stand = [e if first[e.key] == e else replace(first[e.key], from_store=True) for e in stand]
     released(con, [request.key for request, _ in bought], False, holder)
     return stand
 

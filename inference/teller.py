@@ -37,6 +37,7 @@ from inference.store import (
 
 T = TypeVar("T")
 LINGER_S = 0.004
+CROWD = 64
 
 
 @dataclass
@@ -129,10 +130,17 @@ class Teller:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         errands.append((item, future))
-        if self._due is None and self._going is None:
-            # One errand after another is done at once; a crowd is worth a short wait.
-            self._due = loop.call_later(LINGER_S, self._hurry) if self._busy else loop.call_soon(self._hurry)
+        if self._going is None:
+            self._set_out()
         return future
+
+    def _set_out(self) -> None:
+        """Be off: with a crowd at once, with less in a moment, and after a busy time in one that is worth a wait."""
+        if len(self._next) >= CROWD:
+            self._hurry()
+        elif self._due is None:
+            loop = asyncio.get_running_loop()
+            self._due = loop.call_later(LINGER_S, self._hurry) if self._busy else loop.call_soon(self._hurry)
 
     def _hurry(self) -> None:
         if self._due is not None:
@@ -160,6 +168,9 @@ class Teller:
 
     def _hand_out(self, errands: _Errands, going: asyncio.Future[list[Any]]) -> None:
         self._going = None
+        # Before anybody is woken: what they do next takes longer than a transaction.
+        if len(self._next):
+            self._set_out()
         waiting: list[asyncio.Future[Any]] = []
         for errand in (errands.puts, errands.releases, errands.marks, errands.claims):
             waiting += [future for _, future in errand]
@@ -171,6 +182,4 @@ class Teller:
                 future.set_result(going.result()[i])
             else:
                 future.set_exception(error)
-        if len(self._next):
-            loop = asyncio.get_running_loop()
-            self._due = loop.call_later(LINGER_S, self._hurry) if self._busy else loop.call_soon(self._hurry)
+                future.exception()  # not everybody waits: asyncio need not say that nobody asked

@@ -15,9 +15,10 @@ import math
 import time
 import uuid
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from inference.batch.api import BatchRefused
 from inference.batch.collect import Ended
@@ -25,7 +26,7 @@ from inference.batch.desk import Desk
 from inference.batch.rows import Asked
 from inference.breaker import Breaker
 from inference.endpoint import EndpointRefused, Trouble, refused_as
-from inference.engine import Outcome, Requests, in_chunks
+from inference.engine import Outcome, Requests
 from inference.exchange import Exchange, Failure, Request, repair_request
 from inference.purchase import Check, NoRoom, fault_of
 from inference.store import Claim, Found
@@ -107,7 +108,7 @@ class Stream:
     async def _read(self, requests: Requests) -> None:
         """Look up what comes in, as long as there is room for it."""
         self._waits_for_input_since = time.monotonic()
-        async for chunk in in_chunks(requests, min(LOOKUP, self._settings.max_requests)):
+        async for chunk in _in_chunks(requests, min(LOOKUP, self._settings.max_requests)):
             self._waits_for_input_since = math.inf
             while self._in_hand + len(chunk) > self._most_in_hand:
                 self._room.clear()
@@ -312,3 +313,14 @@ class Stream:
         for start in range(0, len(wanted), LOOKUP):
             found += await self._desk.teller.look_up([one.asked for one in wanted[start : start + LOOKUP]])
         return [(one, stored) for one, (_, stored) in zip(wanted, found, strict=True)]
+
+
+async def _in_chunks(requests: Requests, most: int) -> AsyncGenerator[list[Request], None]:
+    """Requests in lists: of `most` from an iterable, of one from a stream whose next item may take its time."""
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield [request]
+        return
+    source = iter(requests)
+    while chunk := list(islice(source, most)):
+        yield chunk

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from salt_water import DEAR
 from inference.archive import records
 from inference.budget import Budget
 from inference.clerk import StoreUnusable
-from inference.engine import Engine, ask_all
+from inference.engine import Engine, Outcome, ask_all
 from inference.exchange import Exchange, Request
 from inference.prices import Cost
 from inference.purchase import AHEAD
@@ -33,7 +34,7 @@ ASKER = """
 import sys
 from inference.budget import Budget
 from inference.endpoint import Endpoint
-from inference.engine import Engine, ask_all
+from inference.engine import Engine, Outcome, ask_all
 from inference.exchange import Request, Sampling
 from inference.pace import PaceSettings
 from inference.prices import Prices
@@ -184,6 +185,32 @@ def test_an_answer_bought_twice_is_paid_twice_and_the_first_one_stands(
     assert store.put([(request, one)], "all")[0].content == "first"
     assert store.put([(request, other)], "all")[0].content == "first"
     assert store.spent("all") == Cost(4.0, 20)
+
+
+@pytest.mark.parametrize("theirs", ["[2] > [1] > [4] > [3]", "something else"], ids=["good", "faulty"])
+def test_what_another_process_bought_meanwhile_stands_and_is_repaired_where_it_is_faulty(
+    theirs: str, engine_for: EngineFor, some_requests: Make, full_list: Callable[[Request, str], str | None]
+) -> None:
+    request = some_requests(1)[0]
+
+    async def run(engine: Engine, rival: ExchangeStore) -> Outcome:
+        async with aclosing(engine.ask([request], full_list)) as outcomes:
+            waiting = asyncio.ensure_future(anext(outcomes))
+            while not await asyncio.to_thread(lambda: rival.reserved("all").tokens):
+                await asyncio.sleep(0.01)
+            said = Exchange("theirs", request.key, "m", "m", theirs, "", "stop", 5, 5, 0, 2.0, 0.1, 1, now())
+            await asyncio.to_thread(rival.put, [(request, said)], "all")
+            return await waiting
+
+    with running_standin(Faults(latency_s=0.5)) as server:
+        engine = engine_for(server)
+        with ExchangeStore(engine.store.path) as rival:
+            outcome = asyncio.run(asyncio.wait_for(run(engine, rival), 20))
+        assert isinstance(outcome, Exchange) and (outcome.request_id, outcome.fault) == (request.id, None)
+        if full_list(request, theirs) is None:
+            assert outcome.content == theirs and server.counts["answered"] == 1
+        else:
+            assert outcome.repair_of == request.key and server.counts["answered"] == 2
 
 
 def test_an_answer_is_on_disk_before_it_is_handed_out(
