@@ -233,12 +233,16 @@ async def _read(
         async for request in requests:
             await sort(await look_up([request]))
     else:
-        source, length = iter(requests), SOON
+        # The first few are on their way before the next are made.
+        source, length = iter(requests), 2 * SOON
+        await sort(await look_up(list(islice(source, SOON))))
         ahead: LookUp | None = None
         while chunk := list(islice(source, length)):
+            # One list is sorted while the next is looked up; the pause lets the store's thread begin with it.
             begun = look_up(chunk)
+            await asyncio.sleep(0)
             if ahead is not None:
-                # One list is sorted while the next is looked up. Making a long one would keep purchases waiting.
+                # A long list takes its time to be made, which would keep purchases waiting.
                 length = min(2 * length, LOOKUP if await sort(await ahead) else TO_BUY)
             ahead = begun
         if ahead is not None:
