@@ -12,6 +12,7 @@ import polars as pl
 from assets.resources import Factory
 from warehouse import laws
 from warehouse.audit import suites
+from warehouse.audit.drift import since_previous
 from warehouse.curation.releases import read_release
 from warehouse.lake import Lake
 from warehouse.ledger import latest
@@ -69,6 +70,33 @@ def _benchmarks_not_read(lake: Lake) -> list[str]:
     return [f"{name}: {why}" for name, why in made.figures["benchmarks_not_read"].items()]
 
 
+@dg.asset_check(
+    asset="training_set",
+    name="drift_within_bounds",
+    description="The release has not moved from the one before it by more than the profile's `drift` bounds.",
+)
+def drift_within_bounds(factory: Factory) -> dg.AssetCheckResult:
+    made = latest(factory.lake, "training_set")
+    assert made is not None  # the check runs after its asset
+    found = since_previous(factory.lake, made.figures["release"], factory.settings.profile.drift)
+    if found is None:
+        return dg.AssetCheckResult(passed=True, description="The first release: there is nothing to compare it with.")
+    before, measured = found
+    moved = measured.filter(pl.col("level") != "ok")
+    told = [
+        f"{row['measure']} {row['before']:.3g} to {row['after']:.3g} "
+        f"(distance {row['distance']:.2f} above {row['bound']:.2f})"
+        for row in moved.iter_rows(named=True)
+    ]
+    remedy = f"`rankmill lake diff {before[:12]} {made.figures['release'][:12]}` shows which rows came and went."
+    return dg.AssetCheckResult(
+        passed=moved.is_empty(),
+        severity=dg.AssetCheckSeverity.ERROR if "error" in moved["level"] else dg.AssetCheckSeverity.WARN,
+        description=f"{'; '.join(told)}. {remedy}" if told else None,
+        metadata={"previous_release": before, "drift": dg.MetadataValue.md(table(measured))},
+    )
+
+
 def _quality(group: str, blocking: tuple[str, ...] = ()) -> dg.AssetChecksDefinition:
     """The suites of a group as one check an asset, examined together; `blocking` assets stop what would follow them."""
     specs = [
@@ -118,6 +146,7 @@ def _judged(asset: str, results: pl.DataFrame, docs: Path) -> dg.AssetCheckResul
 checks = [
     _quality(suites.RELEASE, blocking=("training_set",)),
     _quality(suites.EVALUATION),
+    drift_within_bounds,
     _check(
         "benchmarks",
         "benchmarks_were_read",

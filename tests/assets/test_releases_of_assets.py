@@ -18,6 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "warehouse"))
 from later_releases import change, here, put, release_now
 from small_lake import DOMAINS, LONG, TRAIN, fill, release
 
+from assets.checks import drift_within_bounds
 from assets.curation import data_quality_report, training_set
 from assets.resources import Factory
 from assets.training import sft_model
@@ -121,6 +122,29 @@ def test_a_past_release_is_trained_on_as_it_is_and_nothing_before_it_is_made_aga
         "label_domain", "label_domain", "release_training_set", "train_and_evaluate", "rank_models",
     ]  # fmt: skip
     assert planned(Settings.load(), ["reasonrank"], DOMAINS) == whole[3:]
+
+
+def test_a_release_that_moved_too_far_is_told_with_the_command_that_shows_its_rows(home: Path, tmp_path: Path) -> None:
+    def drifted(**bounds: float) -> dg.AssetCheckEvaluation:
+        chosen = profile(tmp_path, drift={"domain_mix": bounds}) if bounds else "offline"
+        factory = Factory(profile=chosen, home=str(home))
+        result = dg.materialize([training_set, drift_within_bounds], resources={"factory": factory})
+        (found,) = (one for one in result.get_asset_check_evaluations() if one.check_name == "drift_within_bounds")
+        return found
+
+    first = drifted()
+    assert first.passed and "first release" in str(first.description)
+    with opened(Lake.at(home / "lake")) as lake:
+        change(lake, "consistent_rankings", keep=pl.col("domain") == "math")
+        change(lake, "materializations", put("content_sha256", "less", pl.col("asset") == "consistent_rankings"))
+        failed = drifted()
+        before, after = lake.read("releases").sort("created_at")["release"]
+    assert not failed.passed and failed.severity == dg.AssetCheckSeverity.ERROR
+    assert "domain_mix 0.5 to 1 (distance 0.50 above 0.30)" in str(failed.description)
+    assert f"rankmill lake diff {before[:12]} {after[:12]}" in str(failed.description)
+    warned = drifted(warning=0.1, error=0.9)
+    assert not warned.passed and warned.severity == dg.AssetCheckSeverity.WARN
+    assert drifted(warning=0.6, error=0.9).passed
 
 
 def test_a_report_is_made_again_only_when_what_it_shows_has_changed(home: Path, tmp_path: Path) -> None:

@@ -178,6 +178,19 @@ def test_a_run_on_a_release_that_is_not_there_names_those_there_are_and_makes_no
     assert not (home / "dagster").exists()
 
 
+def test_a_run_on_a_retracted_release_says_so_before_anything_is_done(home: Path, tmp_path: Path) -> None:
+    second = names(home)[1]
+    retracted = rankmill(home, "retract", "--query", "math/train3", "--yes", "--reason", "asked to", "--json")
+    successor = json.loads(retracted.output)["done"]["successor"]
+    said = {}
+    for name in (second, successor):
+        # A source that is not there ends the run where the first step would begin.
+        ended = rankmill(home, "run", "--release", name[:10], "--sources", str(tmp_path / "nothing"))
+        assert (ended.exit_code, "nothing" in ended.output) == (1, True)
+        said[name] = f"warning: release {name[:12]} was retracted" in ended.output and "asked to" in ended.output
+    assert said == {second: True, successor: False}
+
+
 @pytest.mark.parametrize("words", [(), ("--source", "a", "--query", "b"), ("--source", "nothing")])
 def test_a_retraction_of_nothing_or_of_two_things_is_refused(home: Path, words: tuple[str, ...]) -> None:
     refused = rankmill(home, "retract", *words)

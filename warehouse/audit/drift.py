@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from warehouse.curation.releases import read_release
+from warehouse.curation.releases import known_release, read_release
 from warehouse.lake import Lake
 
 Level = Literal["ok", "warning", "error"]
@@ -86,6 +86,20 @@ def drift(lake: Lake, release_a: str, release_b: str, bounds: DriftBounds) -> pl
         distance = abs(kappas[1] - kappas[0])
         told.append(_row("teacher_kappa", kappas[0], kappas[1], min(1.0, distance), bounds.teacher_kappa, 0.0, ""))
     return pl.DataFrame(told, schema=DRIFT, orient="row")
+
+
+def since_previous(lake: Lake, release: str, bounds: DriftBounds) -> tuple[str, pl.DataFrame] | None:
+    """The release made before this one (full name) and DRIFT from it; None where this one is the first.
+
+    Raises UnknownRelease."""
+    known = lake.read("releases", columns=["release", "created_at"])
+    name = known_release(lake, release)
+    made = known.filter(release=name)["created_at"][0]
+    earlier = known.filter((pl.col("created_at") <= made) & (pl.col("release") != name))
+    if earlier.is_empty():
+        return None
+    before = earlier.sort("created_at")["release"][-1]
+    return before, drift(lake, before, name, bounds)
 
 
 def teacher_kappa(lake: Lake, release: str) -> float | None:

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from warehouse.audit import suites
-from warehouse.audit.drift import DriftBounds, drift
+from warehouse.audit.drift import DriftBounds, since_previous
 from warehouse.audit.teacher import ALL, TeacherAudit, audit_teacher
 from warehouse.curation import contamination, contents, duplicates, licences, structure
 from warehouse.curation.filters import KEPT, OUTCOMES
@@ -132,14 +132,8 @@ def _opinions(teacher: TeacherAudit) -> list[dict[str, Any]]:
 
 def _drift(known: Facts, bounds: DriftBounds) -> dict[str, Any] | None:
     """How far this release has moved from the one made before it; None where it is the first."""
-    earlier = known.lake.read("releases", columns=["release", "created_at"]).filter(
-        (pl.col("created_at") <= known.release["created_at"]) & (pl.col("release") != known.name)
-    )
-    if earlier.is_empty():
-        return None
-    before = earlier.sort("created_at")["release"][-1]
-    moved = drift(known.lake, before, known.name, bounds)
-    return {"before": before, "rows": moved.to_dicts()}
+    found = since_previous(known.lake, known.name, bounds)
+    return None if found is None else {"before": found[0], "rows": found[1].to_dicts()}
 
 
 def _filters(decisions: pl.DataFrame) -> list[dict[str, Any]]:
