@@ -109,6 +109,11 @@ class Recipe(BaseModel):
                     f"sampling: prompts is {self.sampling.prompts}; a reward over all passages of a query wants a "
                     f"multiple of units.negatives + 1 = {group}"
                 )
+            if self.sampling.no_variance != "keep":
+                raise ValueError(
+                    f"sampling: no_variance: {self.sampling.no_variance} exchanges the rollouts of single prompts, and "
+                    f"the reward {self.reward.name} is over all passages of a query; with it does: keep"
+                )
         return self
 
     @property

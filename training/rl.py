@@ -4,8 +4,9 @@
 
 Starts from the SFT checkpoint, or from the base model where the recipe has no supervised stage, and trains on the `rl`
 rows of a release with TRL's GRPOTrainer. Rollouts come from `training.generate`, the same code that reranks; the reward
-from `ranking.rewards`. Reward by term and the rate of malformed rollouts are reported each step. Deliberately absent: a
-learned reward model, and rollouts by a vLLM server.
+from `ranking.rewards`. What becomes of groups whose rollouts are all worth the same is in `training.groups`. Reward by
+term and the rate of malformed rollouts are reported each step. Deliberately absent: a learned reward model, and
+rollouts by a vLLM server.
 """
 
 import random
@@ -38,7 +39,10 @@ METRICS = {
     "malformed_rate": "malformed_rate",
     "malformed_tags": "malformed_tags",
     "malformed_list": "malformed_list",
-    "frac_reward_zero_std": "groups_without_variance",
+    "groups_without_variance": "groups_without_variance",
+    "groups_redrawn": "groups_redrawn",
+    "groups_dropped": "groups_dropped",
+    "groups_replayed": "groups_replayed",
     "loss": "loss",
     "kl": "kl",
     "entropy": "entropy",
@@ -64,13 +68,14 @@ def _trainer(job: RlJob, examples: Sequence[RankingExample], bench: Bench) -> An
     from trl import GRPOTrainer
 
     from training.generate import Writer
+    from training.groups import Groups
     from training.student import load_student
 
     columns = [
         {"prompt": e.prompt, "row_id": e.row_id, "relevant": list(e.relevant), "teacher_order": list(e.teacher_order)}
         for e in examples
     ]
-    trainer = _counting(GRPOTrainer)(
+    trainer = _arranging(GRPOTrainer)(
         model=load_student(bench.source),
         reward_funcs=[reward_function(job.recipe, bench.tally.seen)],
         args=_config(job.recipe, bench.desk, job.seed),
@@ -80,21 +85,55 @@ def _trainer(job: RlJob, examples: Sequence[RankingExample], bench: Bench) -> An
         rollout_func=rollout_function(job.recipe, Writer(bench.twin, bench.tokenizer)),
     )
     trainer.tally = bench.tally
+    trainer.groups = Groups(job.recipe.grpo, job.seed)
+    if job.recipe.grpo.no_variance == "replay":
+        bench.members["groups"] = trainer.groups
     return trainer
 
 
-def _counting(trainer: type) -> Any:
-    """A trainer class that counts in `tally` the tokens that its losses read."""
+def _arranging(trainer: type) -> Any:
+    """A trainer class that has `groups` arrange its rollouts, and counts in `tally` the tokens that its losses read."""
 
-    class Counting(trainer):
+    class Arranging(trainer):
         tally: Tally
+        groups: Any
+
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            batch = super()._generate_and_score_completions(inputs)
+            return self.groups.arrange(self, batch, self._mine(len(inputs)), self._draw)
+
+        def _calculate_rewards(self, *given: Any) -> Any:
+            self._rewards = super()._calculate_rewards(*given)
+            return self._rewards
+
+        def _mine(self, rows: int) -> Any:
+            """The newest rewards of this process's rows, (rows,)."""
+            mine = self.accelerator.process_index
+            return self._rewards[mine * rows : (mine + 1) * rows, 0]
+
+        def _draw(self, count: int, attempt: int) -> tuple[Any, Any]:
+            """Rollouts of `count` prompts of the dataset, and their rewards; the curve is left alone.
+
+            The choice follows from the step, so that a stage that is gone on with makes it again.
+            """
+            size, curve = self.num_generations, self._metrics["train"]
+            dice = random.Random(
+                f"{self.args.seed}:{self.state.global_step}:{attempt}:{self.accelerator.process_index}"
+            )
+            numbers = dice.sample(range(len(self.train_dataset)), len(self.train_dataset))
+            chosen = [self.train_dataset[numbers[place % len(numbers)]] for place in range(count)]
+            told = {name: list(values) for name, values in curve.items()}
+            batch = super()._generate_and_score_completions([row for row in chosen for _ in range(size)])
+            curve.clear()
+            curve.update(told)
+            return batch, self._mine(count * size)
 
         def compute_loss(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
             self.tally.count(inputs["prompt_mask"])
             self.tally.count(inputs["completion_mask"])
             return super().compute_loss(model, inputs, *rest, **named)
 
-    return Counting
+    return Arranging
 
 
 def _in_groups(examples: Sequence[RankingExample], job: RlJob) -> list[RankingExample]:

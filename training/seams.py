@@ -25,6 +25,10 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
+def _is_keep(value: object) -> bool:
+    return value == "keep"
+
+
 class Choice(BaseModel):
     """One choice at one seam; subclasses are its parameters."""
 
@@ -339,6 +343,27 @@ class Grpo(Selecting):
     max_completion_tokens: int = Field(3_072, ge=8, description="Tokens a rollout may write.")
     max_prompt_tokens: int = Field(20_480, ge=32, description="Tokens of a prompt; longer rows are left out.")
     max_steps: int = Field(200, ge=1, description="Optimizer steps.")
+    no_variance: Literal["keep", "skip", "replay"] = Field(
+        "keep",
+        exclude_if=_is_keep,
+        description="What becomes of a group whose rollouts are all worth the same (training.groups).",
+    )
+    resamples: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=_is_none,
+        description="Times that skip draws other prompts for such groups before it drops them; null is never.",
+    )
+    remembered: int | None = Field(
+        None, ge=1, exclude_if=_is_none, description="Groups that replay remembers, the newest ones; null is 64."
+    )
+
+    @model_validator(mode="after")
+    def _what_follows_from_no_variance(self) -> "Grpo":
+        for name, wanted in (("resamples", "skip"), ("remembered", "replay")):
+            if getattr(self, name) is not None and self.no_variance != wanted:
+                raise ValueError(f"{name} belongs to no_variance: {wanted}, and no_variance is {self.no_variance}")
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "Grpo":

@@ -43,13 +43,23 @@ class Data:
 
 @dataclass
 class Bench:
-    """Where a trainer is built: the weights it starts from, its tokenizer, a folder for its files, its tally."""
+    """Where a trainer is built: the weights it starts from, its tokenizer, a folder for its files.
+
+    Whatever else has something to go on with after a death joins `members`.
+    """
 
     source: Path | str
     tokenizer: Any
     model: Student
     desk: Path
-    tally: Tally
+    members: dict[str, Member]
+
+    @property
+    def tally(self) -> Tally:
+        """What counts the batches."""
+        tally = self.members["tally"]
+        assert isinstance(tally, Tally)
+        return tally
 
     @cached_property
     def twin(self) -> Any:
@@ -103,7 +113,7 @@ def _train(
     curve = Curve(job.stage, names, reporter, tally)
     members: dict[str, Member] = {"curve": curve, "tally": tally}
     keeper = Keeper(job, job.recipe.grpo.updates if job.stage == "rl" else 1, members)
-    bench = Bench(source, tokenizer, job.recipe.model, keeper.desk, tally)
+    bench = Bench(source, tokenizer, job.recipe.model, keeper.desk, members)
     trainer = trainer_of(bench)
     if (selection := _selection(job, bench, curve)) is not None:
         members["selection"] = selection
