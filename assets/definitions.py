@@ -5,6 +5,7 @@ import dagster as dg
 from assets import automation, curation, evaluation, labels, sources, training
 from assets.checks import checks
 from assets.console import console
+from assets.jobs import jobs
 from assets.resources import Factory
 from rankmill.settings import Settings
 
@@ -20,7 +21,7 @@ defs = dg.Definitions(
     executor=executor,
     assets=assets,
     asset_checks=checks,
-    jobs=automation.jobs,
+    jobs=jobs,
     schedules=automation.schedules,
     sensors=automation.sensors,
     resources={

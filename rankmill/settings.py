@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows.campaign import Home
@@ -83,6 +83,17 @@ class Profile(BaseModel):
     nightly: tuple[str, ...] = Field(
         ("reasonrank",), description="Recipes that are trained and evaluated when a night has made a release."
     )
+    watch: Path | None = Field(
+        None,
+        description="Folder (its whole path) whose source folders become domains while the sensor `arrivals` is on.",
+    )
+
+    @field_validator("watch")
+    @classmethod
+    def _watch_is_a_whole_path(cls, watch: Path | None) -> Path | None:
+        if watch is not None and not watch.is_absolute():
+            raise ValueError(f"{watch} is no whole path, and a daemon has a working folder of its own. Begin with /.")
+        return watch
 
 
 class Settings(BaseSettings):

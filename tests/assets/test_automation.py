@@ -6,10 +6,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.automation import NIGHT, nightly, sensors
+from assets.automation import nightly, sensors
 from assets.resources import Factory
+from assets.tags import NIGHT
 
 TONIGHT = datetime(2030, 1, 2, 3, 0, tzinfo=UTC)
+FOLLOWERS = [sensor for sensor in sensors if sensor.name.endswith("_follows")]
 SUCCESS, STARTED = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.STARTED
 
 
@@ -59,7 +61,7 @@ def test_the_schedule_starts_every_active_domain_once_a_night(tmp_path: Path) ->
 
 
 def test_the_release_follows_only_when_every_domain_of_the_night_has_succeeded(instance: dg.DagsterInstance) -> None:
-    release = sensors[0]
+    release = FOLLOWERS[0]
     ended = run(instance, "label_domain", SUCCESS, "2030-01-02")
     run(instance, "label_domain", STARTED, "2030-01-02")
     assert follow(instance, release, ended) == []
@@ -74,13 +76,13 @@ def test_training_follows_the_release_for_the_recipes_of_the_profile(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     ended = run(instance, "release_training_set", SUCCESS, "2030-01-02")
-    assert [request.partition_key for request in follow(instance, sensors[1], ended)] == ["reasonrank"]
+    assert [request.partition_key for request in follow(instance, FOLLOWERS[1], ended)] == ["reasonrank"]
     profile = tmp_path / "two.yaml"
     profile.write_text("extends: offline\ndescription: two\nnightly: [first, direct-point]\n")
-    asked = follow(instance, sensors[1], ended, str(profile))
+    asked = follow(instance, FOLLOWERS[1], ended, str(profile))
     assert [request.partition_key for request in asked] == ["first", "direct-point"]
 
 
 def test_a_person_s_run_sets_nothing_off(instance: dg.DagsterInstance) -> None:
-    for sensor, job in zip(sensors, ("label_domain", "release_training_set", "train_and_evaluate"), strict=True):
+    for sensor, job in zip(FOLLOWERS, ("label_domain", "release_training_set", "train_and_evaluate"), strict=True):
         assert follow(instance, sensor, run(instance, job, SUCCESS, None)) == []

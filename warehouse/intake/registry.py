@@ -105,6 +105,12 @@ class Registry:
         part.write_text(yaml.safe_dump(kept), "utf-8")
         part.replace(self.path)
 
+    def add(self, source: Active) -> None:
+        """Make `source` active beside what is; one of the same domain gives way to it."""
+        others = [active for active in self.active() if active.domain != source.domain]
+        if source not in self.active():
+            self.keep([*others, source])
+
     def _kept(self) -> dict[str, Any]:
         if not self.path.is_file():
             return {}
