@@ -2,27 +2,26 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from assets import rerankings
 from assets.partitions import recipes
 from assets.processes import run_jobs
 from assets.production import law, produce
 from assets.resources import Factory
 from ranking.prompts import load_template
 from training.jobs import RerankJob, base_model, finished
-from training.recipes import Recipe
-from training.seams import WeightedFusion
 from warehouse import evaluation, promotion
 from warehouse import leaderboard as boards
 from warehouse.lake import Append, Replace, canonical_sha256, content_sha256
 from warehouse.ledger import WHOLE, Product, book, latest, rejected
-from warehouse.models import newest_model
+from warehouse.pages import leaderboard as pages
 from warehouse.pages.reports import write_report
 from warehouse.production import Made, Shop, Step, own
 
+RUN_TABLES = ("rerank_runs", "rerank_calls", "scores", "run_settings")  # the fields of evaluation.Runs
 INPUTS = ("queries", "passages", "human_judgements", "candidates")
 
 
@@ -42,8 +41,7 @@ def benchmark_runs(
     recipe = factory.settings.recipe(name)
 
     def work(shop: Shop) -> dict[str, Made]:
-        people = shop.read_active("judgements").filter(pl.col("origin") == "human")
-        qrels = people.select("domain", "qid", "docid", "grade")
+        qrels = _judged_by_people(shop)
         queries = evaluation.held_out(shop.read_active("queries"), qrels, chosen.queries_per_domain, chosen.seed)
         if queries.is_empty():
             raise dg.Failure(
@@ -52,11 +50,13 @@ def benchmark_runs(
                 allow_retries=False,
             )
         first = evaluation.candidate_texts(queries, shop.read_active("candidates"), shop.read_active("passages"))
-        jobs = _jobs(shop, factory, recipe, first)
+        jobs = rerankings.jobs(shop, factory, recipe, first)
         run_jobs(context, pipes, *(job for job, _ in jobs.values()))
-        reranked = {s: evaluation.Reranked(job.folder.name, model, job.folder) for s, (job, model) in jobs.items()}
+        reranked = {stage: rerankings.reranked(job, model) for stage, (job, model) in jobs.items()}
         judged = qrels.join(queries, on=["domain", "qid"], how="semi")
-        made = evaluation.collect(name, first, reranked, judged, _fusion(recipe))
+        retriever = shop.read_active("candidates", ["domain", "retriever"])["retriever"][0]
+        how = rerankings.settings(recipe, retriever)
+        made = evaluation.collect(name, how, first, reranked, judged, rerankings.fusion(recipe))
         faulty = int(made.calls["fault"].is_not_null().sum())
         left = [
             (f"{stage}/{row.row_id}", "not_reranked", f"{row.reason}; it keeps the first stage's order")
@@ -64,10 +64,21 @@ def benchmark_runs(
             if (result := finished(job))
             for row in result.rows_left_out
         ]
-        tables = {"rerank_runs": made.runs, "rerank_calls": made.calls, "scores": made.scores}
+        tables = {
+            "rerank_runs": made.runs,
+            "rerank_calls": made.calls,
+            "scores": made.scores,
+            "run_settings": made.settings,
+        }
         product = Product(
             tuple(Replace(table, rows, {"recipe": name}) for table, rows in tables.items()),
-            content_sha256(made.scores, ["stage", "domain", "qid", "measure"]),
+            canonical_sha256(
+                [
+                    content_sha256(made.scores, ["stage", "domain", "qid", "measure"]),
+                    content_sha256(made.runs, ["stage", "domain", "qid", "rank"]),
+                    content_sha256(made.settings, ["stage"]),
+                ]
+            ),
             queries.height,
             queries.height,
             rejected("reranking", left),
@@ -76,7 +87,7 @@ def benchmark_runs(
                 "splits": dict(queries.select("domain", "split").unique().sort("domain").iter_rows()),
                 "calls": made.calls.height,
                 "malformed_rate": faulty / max(1, made.calls.height),
-                "settings": _settings(recipe, shop.read_active("candidates", ["domain", "retriever"])["retriever"][0]),
+                "settings": rerankings.told(recipe, how),
             },
         )
         return {"benchmark_runs": Made(product, made.calls.select("stage", "domain", "qid", "fault", "completion"))}
@@ -90,6 +101,7 @@ def benchmark_runs(
         "template": load_template(recipe.contract.template).sha256,
         "queries": chosen.queries_per_domain,
         "seed": chosen.seed,
+        "rows": 2,
     }
     yield from produce(context, factory, Step(("benchmark_runs",), name, identity, work, reads))
 
@@ -106,26 +118,24 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
 
     def work(shop: Shop) -> dict[str, Made]:
         current = pl.col("recipe").is_in(list(made))
-        scores, calls, models = (
-            shop.read("scores").filter(current),
-            shop.read("rerank_calls").filter(current),
-            shop.read("models"),
-        )
+        runs = evaluation.Runs(*(shop.read(table).filter(current) for table in RUN_TABLES))
+        models = shop.read("models")
         splits = {domain: split for row in made.values() for domain, split in row.figures["splits"].items()}
         notes = {name: row.figures["settings"] for name, row in made.items()}
-        board = boards.leaderboard(scores, calls, splits, models, chosen.resamples, chosen.seed).with_columns(
+        qrels = _judged_by_people(shop)
+        board = boards.leaderboard(runs, qrels, splits, models, chosen.resamples, chosen.seed).with_columns(
             settings=pl.col("recipe").replace_strict({name: json.dumps(note) for name, note in notes.items()})
         )
         judges = shop.read_active("rankings", ["domain", "judge"])["judge"].unique().to_list()
-        values = boards.page_values(board, calls, models, notes, judges)
+        values = pages.page_values(board, runs.calls, models, notes, judges)
         path = write_report(factory.settings.reports / "leaderboard.html", "leaderboard.html.j2", values)
         overall = {f"ndcg10_{r['stage']}": r["value"] for r in values["rows"] if r["domain"] == boards.ALL_DOMAINS}
-        digest = content_sha256(board.drop("seconds_per_query"), ["recipe", "domain", "stage"])
+        digest = content_sha256(board.drop(boards.TIMINGS), ["recipe", "domain", "stage"])
         product = Product((Replace("leaderboard", board),), digest, board.height, board.height, figures=overall)
-        shown = pl.DataFrame([{name: row[name] for name in boards.SHOWN} for row in values["rows"]])
-        return {"leaderboard": Made(product, shown, {"leaderboard_bars": boards.bars(board)}, {"report": str(path)})}
+        shown = pl.DataFrame([{name: row[name] for name in pages.SHOWN} for row in values["rows"]])
+        return {"leaderboard": Made(product, shown, {"leaderboard_bars": pages.bars(board)}, {"report": str(path)})}
 
-    settings = {"resamples": chosen.resamples, "seed": chosen.seed, "page": 4}
+    settings = {"resamples": chosen.resamples, "seed": chosen.seed, "page": 5}
     reads = [("benchmark_runs", list(made))]
     yield from produce(context, factory, Step(("leaderboard",), WHOLE, settings, work, reads))
 
@@ -162,54 +172,6 @@ def champion(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg
     yield from produce(context, factory, Step(("champion",), WHOLE, settings, work, reads))
 
 
-def _jobs(shop: Shop, factory: Factory, recipe: Recipe, first: pl.DataFrame) -> dict[str, tuple[RerankJob, str]]:
-    """A reranking job and a model id for each student, by stage."""
-    settings = factory.settings
-    path, digest = evaluation.keep_candidates(first, settings.home / "work")
-    base = base_model(recipe)
-    students: dict[Any, tuple[Any, str, str]] = {"base": (base, base.sha256, "")}
-    for stage in recipe.stages:
-        row = newest_model(shop.lake, recipe.name, stage)
-        reference = {"path": str(settings.home / row["path"]), "sha256": row["weights_sha256"]}
-        students[stage] = (reference, row["model"], row["release"])
-    return {
-        stage: (
-            RerankJob(
-                recipe=recipe,
-                release=release,
-                model=model,
-                candidates=path,
-                candidates_sha256=digest,
-                student=stage,
-                output=settings.models / recipe.name,
-                cache=settings.models / "base",
-                seed=settings.profile.seed,
-            ),
-            model_id,
-        )
-        for stage, (model, model_id, release) in students.items()
-    }
-
-
-def _fusion(recipe: Recipe) -> evaluation.Fusion | None:
-    chosen = recipe.fusion
-    return evaluation.Fusion(chosen.method, chosen.weight) if isinstance(chosen, WeightedFusion) else None
-
-
-def _settings(recipe: Recipe, first_stage: str) -> dict[str, Any]:
-    """What a score depends on beside the model, as it stands on every leaderboard row."""
-    fusion = _fusion(recipe)
-    return {
-        "first_stage": f"{first_stage} over title and text",
-        "query_retrieved": "text",
-        "query_reranked": "text",
-        "decoding": recipe.decoding.model_dump(),
-        "fusion": recipe.fusion.name if fusion is None else f"{fusion.method}, {fusion.weight:g} of it the student's",
-        "repeats": 1,
-        "temperature": 0,
-        "template": recipe.contract.template,
-        "template_sha256": load_template(recipe.contract.template).sha256,
-        "think": recipe.contract.think,
-        "passage_tokens": recipe.decoding.passage_tokens or recipe.units.passage_tokens,
-        "recipe_sha256": recipe.sha256,
-    }
+def _judged_by_people(shop: Shop) -> pl.DataFrame:
+    people = shop.read_active("judgements").filter(pl.col("origin") == "human")
+    return people.select("domain", "qid", "docid", "grade")

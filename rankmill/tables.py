@@ -10,6 +10,12 @@ from rich.markup import escape
 
 from rankmill.settings import Settings, SettingsError
 
+BOARD = (
+    "domain", "recipe", "stage", "fused", "split", "queries", "low", "high", "versus_bm25", "versus_low",
+    "versus_high", "p", "p_holm", "wins", "ties", "losses", "malformed_rate", "calls_per_query", "depth_per_query",
+    "tokens_per_query", "input_tokens_per_query", "output_tokens_per_query", "cached_tokens_per_query",
+    "seconds_per_query", "seconds_p50", "seconds_p95", "usd_per_query", "ece", "tpr", "tnr", "model", "release",
+)  # fmt: skip
 CELL = 100  # characters of a cell in a table for people: room for a whole hash
 
 
@@ -54,33 +60,18 @@ def show_rows(title: str, columns: Mapping[str, str], rows: Iterable[Sequence[An
 
 def show_leaderboard(settings: Settings, as_json: bool = False) -> None:
     """The newest leaderboard of a home; JSON holds one object a row. Raises SettingsError when there is none."""
-    from warehouse.leaderboard import page_rows
+    from warehouse.leaderboard import with_measures
 
     rows = []
     if settings.has_lake:
-        rows = page_rows(settings.lake().read("leaderboard"))
+        rows = with_measures(settings.lake().read("leaderboard"))
     if as_json:
-        keys = (
-            "domain",
-            "recipe",
-            "stage",
-            "fused",
-            "split",
-            "queries",
-            "low",
-            "high",
-            "versus_bm25",
-            "versus_low",
-            "versus_high",
-            "malformed_rate",
-            "calls_per_query",
-            "tokens_per_query",
-            "seconds_per_query",
-            "model",
-            "release",
-        )
         told = [
-            {**{key: row[key] for key in keys}, **json.loads(row["measures"]), "settings": json.loads(row["settings"])}
+            {
+                **{key: row[key] for key in BOARD},
+                **json.loads(row["measures"]),
+                **{key: json.loads(row[key] or "null") for key in ("malformed", "calibration", "settings")},
+            }
             for row in rows
         ]
         typer.echo(json.dumps(told))
@@ -91,10 +82,17 @@ def show_leaderboard(settings: Settings, as_json: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="leaderboard: held-out queries, 95 % bootstrap intervals over queries", box=box.SIMPLE)
+    table = Table(
+        title="leaderboard: held-out queries; 95 % bootstrap intervals, p against bm25 corrected by Holm",
+        box=box.SIMPLE,
+    )
     for name in ("recipe", "domain", "stage"):
         table.add_column(name, no_wrap=True)
-    for name in ("queries", "nDCG@10", "interval", "vs bm25", "R@10", "RR", "malformed", "calls/q", "tokens/q", "s/q"):
+    numbers = (
+        "queries", "nDCG@10", "interval", "vs bm25", "p", "win/tie/loss", "R@10", "RR", "malformed", "calls/q",
+        "depth", "tokens/q", "s/q", "s p95",
+    )  # fmt: skip
+    for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         asked = row["stage"] != "bm25"
@@ -106,14 +104,23 @@ def show_leaderboard(settings: Settings, as_json: bool = False) -> None:
             f"{row['value']:.4f}",
             f"{row['low']:.3f}-{row['high']:.3f}",
             f"{row['versus_bm25']:+.4f}" if asked else "",
+            _number(row["p_holm"], ".2g"),
+            f"{row['wins']}/{row['ties']}/{row['losses']}" if row["wins"] is not None else "",
             f"{row['recall']:.4f}",
             f"{row['rr']:.4f}",
             f"{100 * row['malformed_rate']:.1f} %" if asked else "",
             f"{row['calls_per_query']:.1f}",
+            _number(row["depth_per_query"], ".1f"),
             f"{row['tokens_per_query']:.0f}",
             f"{row['seconds_per_query']:.2f}",
+            _number(row["seconds_p95"], ".2f"),
             style="bold" if row["best"] else "",
             end_section=row["stage"] == "rl",
         )
     console = Console()
-    Console(width=max(console.width, 140)).print(table)
+    Console(width=max(console.width, 160)).print(table)
+
+
+def _number(value: float | None, form: str) -> str:
+    """A figure, or nothing where an older leaderboard has none."""
+    return "" if value is None else format(value, form)

@@ -81,14 +81,15 @@ class Recorder:
         faults = 0
         answers = self.ranker.answer(prompts, [ticket.call for ticket in tickets])
         for done, (index, answer) in enumerate(answers, start=1):
-            call, query = tickets[index].call, self.queries[tickets[index].query]
+            ticket = tickets[index]
+            call, query = ticket.call, self.queries[ticket.query]
             replies[index] = answer.reply
             faults += answer.reply.fault is not None
             self.calls.append(
                 {
                     "domain": query.domain,
                     "qid": query.qid,
-                    "round": self.rounds,
+                    "round": ticket.round,
                     "docids": [query.docids[position] for position in call.positions],
                     "prompt_hash": hashlib.sha256(json.dumps(prompts[index]).encode()).hexdigest(),
                     "completion": answer.text,

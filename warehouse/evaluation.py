@@ -1,8 +1,10 @@
 """From held-out queries to scored runs: which queries count, what a reranker reads, what every stage scored."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -14,7 +16,21 @@ from warehouse.lake import content_sha256
 
 FIRST_STAGE = "bm25"
 RUN_COLUMNS = ("domain", "qid", "docid", "rank", "score")
-CALL_COLUMNS = ("domain", "qid", "docids", "completion", "fault", "prompt_tokens", "completion_tokens", "seconds")
+CALL_COLUMNS = (
+    "domain", "qid", "round", "docids", "completion", "fault", "prompt_tokens", "completion_tokens", "seconds",
+)  # fmt: skip
+# What all runs of a recipe were measured with, as `collect` is given it, and where it stands in `run_settings`.
+SETTINGS = {
+    "first_stage": pl.String, "query_retrieved": pl.String, "query_reranked": pl.String, "decoder": pl.String,
+    "decoding": pl.String, "window_size": pl.Int64, "passage_tokens": pl.Int64, "temperature": pl.Float64,
+    "repeats": pl.Int64, "think": pl.Boolean, "template": pl.String, "prompt_sha256": pl.String,
+    "highest_score": pl.Float64, "recipe_sha256": pl.String,
+}  # fmt: skip
+OF_A_RUN = {
+    "run": pl.String, "recipe": pl.String, "stage": pl.String, "model": pl.String, "fusion": pl.String,
+    "fusion_weight": pl.Float64, "engine": pl.String, "engine_version": pl.String, "hardware": pl.String,
+    "calls": pl.Int64, "malformed": pl.String, "malformed_rate": pl.Float64,
+}  # fmt: skip
 
 
 def held_out(queries: pl.DataFrame, qrels: pl.DataFrame, limit: int | None, seed: int) -> pl.DataFrame:
@@ -57,20 +73,30 @@ def score(run: pl.DataFrame, qrels: pl.DataFrame) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Reranked:
-    """A finished reranking: the name of the run, its model's id, and the folder with run.parquet and calls.parquet."""
+    """A finished reranking: the name of the run, its model's id, and the folder with run.parquet and calls.parquet.
+
+    `engine`, its version and `hardware` say what answered.
+    """
 
     run: str
     model: str
     folder: Path
+    engine: str
+    engine_version: str
+    hardware: str
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs of all stages, the calls behind them, and per-query scores, as rows of the lake."""
+    """Runs of all stages, the calls behind them, per-query scores and what each run was made with, as rows of the lake.
+
+    `settings` has a row a run (table run_settings); every score is one join away from it, by recipe and run.
+    """
 
     runs: pl.DataFrame
     calls: pl.DataFrame
     scores: pl.DataFrame
+    settings: pl.DataFrame
 
 
 def keep_candidates(candidates: pl.DataFrame, folder: Path) -> tuple[Path, str]:
@@ -100,6 +126,7 @@ def fused_stage(stage: str, fusion: Fusion) -> str:
 
 def collect(
     recipe: str,
+    settings: Mapping[str, Any],
     first: pl.DataFrame,
     reranked: Mapping[str, Reranked],
     qrels: pl.DataFrame,
@@ -107,36 +134,70 @@ def collect(
 ) -> Runs:
     """The first stage and every reranking of it (by stage), scored over the queries of `first` and `qrels`.
 
-    With a fusion each reranking stands there twice, as it is and fused.
+    With a fusion each reranking stands there twice, as it is and fused. `settings` holds what `SETTINGS` names.
     """
     names = {"run": f"{FIRST_STAGE}-{content_sha256(first, ['domain', 'qid', 'rank'])[:12]}", "model": FIRST_STAGE}
-    runs = [_named(first.select(*RUN_COLUMNS), recipe, FIRST_STAGE, names)]
+    unscored = first.select(*RUN_COLUMNS, value=pl.lit(None, dtype=pl.Float64))
+    runs = [_named(unscored, recipe, FIRST_STAGE, names)]
+    retrieved = {name: settings[name] for name in ("first_stage", "query_retrieved", "recipe_sha256")}
+    told = [{**retrieved, **names, "recipe": recipe, "stage": FIRST_STAGE, "fusion": "none", **_malformed(None)}]
     calls = []
     for stage, made in reranked.items():
         names = {"run": made.run, "model": made.model}
-        run = pl.read_parquet(made.folder / "run.parquet")
-        runs.append(_named(run.select(*RUN_COLUMNS), recipe, stage, names))
+        answered = _calls_of(made)
+        calls.append(_named(answered, recipe, stage, names))
+        how = {
+            **{name: settings[name] for name in SETTINGS},
+            "recipe": recipe,
+            "engine": made.engine,
+            "engine_version": made.engine_version,
+            "hardware": made.hardware,
+            **_malformed(answered),
+        }
+        run = pl.read_parquet(made.folder / "run.parquet").select(*RUN_COLUMNS, "value")
+        runs.append(_named(run, recipe, stage, names))
+        told.append({**how, **names, "stage": stage, "fusion": "none"})
         if fusion is not None:
-            both = _fused(run, first, fusion)
             together = {**names, "run": f"{made.run}+{fusion.method}={fusion.weight:g}"}
-            runs.append(_named(both, recipe, fused_stage(stage, fusion), together))
-        written = pl.read_parquet(made.folder / "calls.parquet").select(*CALL_COLUMNS, messages_sha256="prompt_hash")
-        calls.append(_named(written, recipe, stage, names))
+            runs.append(_named(_fused(run, first, fusion), recipe, fused_stage(stage, fusion), together))
+            weighed = {"fusion": fusion.method, "fusion_weight": fusion.weight}
+            told.append({**how, **together, "stage": fused_stage(stage, fusion), **weighed})
     scores = [
         _named(score(run, qrels), recipe, run["stage"][0], {"run": run["run"][0], "model": run["model"][0]})
         for run in runs
     ]
     tables = [pl.concat(frames, how="vertical_relaxed") for frames in (runs, calls, scores)]
-    return Runs(tables[0], tables[1], tables[2].with_columns(fused=pl.col("stage").str.contains("+", literal=True)))
+    return Runs(
+        tables[0],
+        tables[1],
+        tables[2].with_columns(fused=pl.col("stage").str.contains("+", literal=True)),
+        pl.DataFrame(told, schema={**OF_A_RUN, **SETTINGS}),
+    )
+
+
+def _calls_of(made: Reranked) -> pl.DataFrame:
+    """What an endpoint says of cache and price stands beside a call; a local model tells nothing and costs nothing."""
+    calls = pl.read_parquet(made.folder / "calls.parquet")
+    local = {"cached_tokens": pl.lit(None, dtype=pl.Int64), "usd": pl.lit(0.0)}
+    return calls.with_columns(**{name: value for name, value in local.items() if name not in calls.columns}).select(
+        *CALL_COLUMNS, *local, messages_sha256="prompt_hash"
+    )
+
+
+def _malformed(calls: pl.DataFrame | None) -> dict[str, Any]:
+    """How many calls a run took, and their malformed answers by kind."""
+    faults = [] if calls is None else calls["fault"].drop_nulls().to_list()
+    count = 0 if calls is None else calls.height
+    kinds = {kind: faults.count(kind) for kind in sorted(set(faults))}
+    return {"calls": count, "malformed": json.dumps(kinds), "malformed_rate": len(faults) / max(1, count)}
 
 
 def _fused(run: pl.DataFrame, first: pl.DataFrame, fusion: Fusion) -> pl.DataFrame:
     """By the scores that the model gave, where its decoder has any; else by places."""
-    told = run.with_columns(score=pl.coalesce("value", "score")) if "value" in run.columns else run
+    told = run.with_columns(score=pl.coalesce("value", "score"))
     keys = ["domain", "qid"]
-    return fuse(told.select(*RUN_COLUMNS), first.select(*RUN_COLUMNS), fusion.method, fusion.weight, keys).select(
-        *RUN_COLUMNS
-    )
+    fused = fuse(told.select(*RUN_COLUMNS), first.select(*RUN_COLUMNS), fusion.method, fusion.weight, keys)
+    return fused.select(*RUN_COLUMNS, value=pl.lit(None, dtype=pl.Float64))
 
 
 def _named(frame: pl.DataFrame, recipe: str, stage: str, names: Mapping[str, str]) -> pl.DataFrame:

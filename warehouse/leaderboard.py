@@ -1,27 +1,33 @@
-"""The leaderboard: scores and calls into one row a recipe, domain and stage, and the page that shows them."""
+"""The leaderboard: scores and calls into one row a recipe, domain and stage; nothing is selected.
+
+    board = leaderboard(runs, qrels, splits, models, resamples=10_000, seed=0)
+
+A row holds the mean with its interval, the paired comparison with the first stage (difference, p, wins), what the
+answers cost, how many were malformed, and how far a pointwise model's scores may be read as probabilities. Deliberately
+absent: the page that shows it (pages.leaderboard), and any verdict on a model (promotion).
+"""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from ranking.metrics import DEFAULT_MEASURES
-from ranking.statistics import bootstrap_mean
-from warehouse.evaluation import FIRST_STAGE
-from warehouse.pages import pictures
-from warehouse.pages.reports import data_uri
+from ranking.statistics import bootstrap_mean, calibration, holm, randomisation_test, win_tie_loss
+from warehouse.evaluation import FIRST_STAGE, Runs
 
 STAGES = (FIRST_STAGE, "base", "sft", "rl")
 HEADLINE = "nDCG@10"
 ALL_DOMAINS = "all"
-SHOWN = ("recipe", "domain", "stage", "queries", "value", "low", "high", "malformed_rate")
-CURVES = ("loss", "reward", "malformed_rate")
+KEYS = ["domain", "qid"]
+TIMINGS = ("seconds_per_query", "seconds_p50", "seconds_p95")  # differ from one measurement to the next
 
 
 def leaderboard(
-    scores: pl.DataFrame,
-    calls: pl.DataFrame,
+    made: Runs,
+    qrels: pl.DataFrame,
     splits: Mapping[str, str],
     models: pl.DataFrame,
     resamples: int,
@@ -29,12 +35,13 @@ def leaderboard(
 ) -> pl.DataFrame:
     """One row a recipe, domain and stage, and one of all domains' queries together.
 
-    `scores`: recipe, stage, model, domain, qid, measure, value. `calls`: recipe, stage, domain, fault, tokens, seconds.
-    `splits`: the split evaluated on, by domain. Intervals are bootstraps over queries; `versus_*` is the paired
-    difference to BM25.
+    `qrels`: domain, qid, docid, grade. `splits`: the split evaluated on, by domain. Intervals are bootstraps over
+    queries; `versus_*` is the paired difference to BM25, p that of the randomisation test with as many rounds as there
+    are resamples, `p_holm` corrected over all comparisons of the board. The first stage has no comparison.
     """
-    wide = scores.pivot(on="measure", index=["recipe", "stage", "model", "domain", "qid"], values="value")
+    wide = made.scores.pivot(on="measure", index=["recipe", "stage", "model", *KEYS], values="value")
     release = dict(models.select("model", "release").iter_rows())
+    answered = _scored_passages(made, qrels)
     rows = []
     for recipe in wide["recipe"].unique().sort():
         ours = wide.filter(pl.col("recipe") == recipe)
@@ -45,8 +52,8 @@ def leaderboard(
                 if part.is_empty():
                     continue
                 # What was fused was asked once, for both.
-                by = (pl.col("recipe") == recipe) & (pl.col("stage") == stage.partition("+")[0])
-                asked = _of(calls.filter(by), domain)
+                asked = made.calls.filter(pl.col("recipe") == recipe, pl.col("stage") == stage.partition("+")[0])
+                scored = answered.filter(pl.col("recipe") == recipe, pl.col("stage") == stage)
                 rows.append(
                     {
                         "recipe": recipe,
@@ -58,10 +65,11 @@ def leaderboard(
                         "split": splits.get(domain, "held-out"),
                         "queries": part.height,
                         **_statistics(part, _of(base, domain), resamples, seed),
-                        **_cost(asked, part.height),
+                        **_costs(_of(asked, domain), part.select(KEYS)),
+                        **_calibrated(_of(scored, domain)),
                     }
                 )
-    return pl.DataFrame(rows, infer_schema_length=None)
+    return _corrected(pl.DataFrame(rows, infer_schema_length=None))
 
 
 def in_order(stages: Sequence[str]) -> list[str]:
@@ -69,36 +77,7 @@ def in_order(stages: Sequence[str]) -> list[str]:
     return sorted(stages, key=lambda stage: (STAGES.index(stage.partition("+")[0]), stage))
 
 
-def _of(frame: pl.DataFrame, domain: str) -> pl.DataFrame:
-    return frame if domain == ALL_DOMAINS else frame.filter(pl.col("domain") == domain)
-
-
-def _statistics(part: pl.DataFrame, base: pl.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
-    _, low, high = bootstrap_mean(part[HEADLINE].to_numpy(), resamples, seed)
-    pair = part.join(base.select("domain", "qid", base=HEADLINE), on=["domain", "qid"], how="inner")
-    versus, versus_low, versus_high = bootstrap_mean((pair[HEADLINE] - pair["base"]).to_numpy(), resamples, seed)
-    measures = {measure: float(part[measure].mean() or 0.0) for measure in DEFAULT_MEASURES}  # type: ignore[arg-type]
-    return {
-        "measures": json.dumps(measures),
-        "low": low,
-        "high": high,
-        "versus_bm25": versus,
-        "versus_low": versus_low,
-        "versus_high": versus_high,
-    }
-
-
-def _cost(calls: pl.DataFrame, queries: int) -> dict[str, float]:
-    tokens = float((calls["prompt_tokens"] + calls["completion_tokens"]).sum())
-    return {
-        "malformed_rate": float(calls["fault"].is_not_null().sum()) / max(1, calls.height),
-        "calls_per_query": calls.height / queries,
-        "tokens_per_query": tokens / queries,
-        "seconds_per_query": float(calls["seconds"].sum()) / queries,
-    }
-
-
-def page_rows(board: pl.DataFrame) -> list[dict[str, Any]]:
+def with_measures(board: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows of a leaderboard for people: measures spread out, the best stage of each domain marked."""
     rows = []
     for row in board.iter_rows(named=True):
@@ -110,56 +89,104 @@ def page_rows(board: pl.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def page_values(
-    board: pl.DataFrame,
-    calls: pl.DataFrame,
-    models: pl.DataFrame,
-    settings: Mapping[str, Mapping[str, Any]],
-    judges: Sequence[str],
-) -> dict[str, Any]:
-    """What leaderboard.html.j2 shows; `settings` are each recipe's for evaluation, `judges` the teachers' names."""
-    rows = page_rows(board)
-    shown = models.filter(pl.col("model").is_in(board["model"].unique().to_list())).sort("recipe", "created_at")
-    known = models.select("weights_sha256", "stage", "model").iter_rows()
-    names = {weights: f"{stage} {model[:12]}" for weights, stage, model in known}
-    cards = []
-    for row in shown.iter_rows(named=True):
-        history = json.loads(row["history"])
-        parent = names.get(row["parent"], row["parent"])
-        curve = data_uri(pictures.curves(history, CURVES)) if history else ""
-        cards.append({**row, "parent_name": parent, "picture": curve})
+def _of(frame: pl.DataFrame, domain: str) -> pl.DataFrame:
+    return frame if domain == ALL_DOMAINS else frame.filter(pl.col("domain") == domain)
+
+
+def _statistics(part: pl.DataFrame, base: pl.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    _, low, high = bootstrap_mean(part[HEADLINE].to_numpy(), resamples, seed)
+    pair = part.join(base.select(*KEYS, base=HEADLINE), on=KEYS, how="inner")
+    ours, theirs = pair[HEADLINE].to_numpy(), pair["base"].to_numpy()
+    versus, versus_low, versus_high = bootstrap_mean(ours - theirs, resamples, seed)
+    measures = {measure: float(part[measure].mean() or 0.0) for measure in DEFAULT_MEASURES}  # type: ignore[arg-type]
+    is_first = part["stage"][0] == FIRST_STAGE
+    counted = None if is_first else win_tie_loss(ours, theirs)
     return {
-        "rows": rows,
-        "picture": data_uri(bars(board)),
-        "settings": [f"{name}: {_prose(values)}" for name, values in settings.items()],
-        "models": cards,
-        "stand_in": any("stand-in" in judge for judge in judges),
-        "calls": _examples(calls),
+        "measures": json.dumps(measures),
+        "low": low,
+        "high": high,
+        "versus_bm25": versus,
+        "versus_low": versus_low,
+        "versus_high": versus_high,
+        "p": None if is_first else randomisation_test(ours, theirs, resamples, seed),
+        "wins": counted and counted.wins,
+        "ties": counted and counted.ties,
+        "losses": counted and counted.losses,
     }
 
 
-def bars(board: pl.DataFrame) -> bytes:
-    """The first recipe's NDCG@10 by domain and stage as a picture."""
-    rows = page_rows(board)
-    return pictures.leaderboard_bars([row for row in rows if row["recipe"] == rows[0]["recipe"]])
+def _corrected(board: pl.DataFrame) -> pl.DataFrame:
+    """`p_holm` beside p: every comparison that the board shows counts, whatever recipe, stage or domain it is of."""
+    compared = board["p"].is_not_null()
+    corrected = iter(holm(board["p"].drop_nulls().to_list()))
+    values = [next(corrected) if known else None for known in compared]
+    return board.with_columns(p_holm=pl.Series(values, dtype=pl.Float64))
 
 
-def _prose(settings: Mapping[str, Any]) -> str:
-    how = ", ".join(f"{name} {value}" for name, value in settings["decoding"].items() if name != "name")
+def _costs(calls: pl.DataFrame, queries: pl.DataFrame) -> dict[str, Any]:
+    """What answers cost a query, over all of `queries`: those that were not asked about cost nothing.
+
+    Depth is the number of rounds that wait for one another. Seconds of a call are its share of the batch that it was
+    answered in, so a query's are what it kept the machine busy. Null is what nobody told.
+    """
+    a_query = queries.join(
+        calls.group_by(KEYS).agg(
+            depth=pl.col("round").n_unique(),
+            seconds=pl.col("seconds").sum(),
+        ),
+        on=KEYS,
+        how="left",
+    )
+    seconds = a_query["seconds"].fill_null(0.0)
+    count = queries.height
+    told_rounds = calls["round"].null_count() == 0
+    cached = calls["cached_tokens"].drop_nulls()
+    prompts, written = float(calls["prompt_tokens"].sum()), float(calls["completion_tokens"].sum())
+    faults = calls["fault"].drop_nulls().to_list()
+    return {
+        "malformed": json.dumps(dict(sorted(Counter(faults).items()))),
+        "malformed_rate": len(faults) / max(1, calls.height),
+        "calls_per_query": calls.height / count,
+        "depth_per_query": float(a_query["depth"].sum()) / count if told_rounds else None,
+        "tokens_per_query": (prompts + written) / count,
+        "input_tokens_per_query": prompts / count,
+        "output_tokens_per_query": written / count,
+        "cached_tokens_per_query": float(cached.sum()) / count if cached.len() else None,
+        "seconds_per_query": float(seconds.sum()) / count,
+        "seconds_p50": seconds.quantile(0.5, "linear"),
+        "seconds_p95": seconds.quantile(0.95, "linear"),
+        "usd_per_query": float(calls["usd"].sum()) / count if calls["usd"].null_count() == 0 else None,
+    }
+
+
+def _scored_passages(made: Runs, qrels: pl.DataFrame) -> pl.DataFrame:
+    """Passages that a pointwise model gave a score: recipe, stage, domain, score (0 to 1), relevant.
+
+    A passage that nobody judged counts as not relevant, as in NDCG. Malformed answers gave no score.
+    """
+    scale = made.settings.filter(pl.col("highest_score").is_not_null()).select("recipe", "run", "highest_score")
+    relevant = qrels.filter(pl.col("grade") > 0).select(*KEYS, "docid", relevant=pl.lit(True))
     return (
-        f"{settings['first_stage']}; {settings['decoding']['name']} ({how}), passages cut to "
-        f"{settings['passage_tokens']} tokens, greedy; fusion {settings['fusion']}; prompt template "
-        f"{settings['template']}; a malformed answer keeps the order shown for what is missing and is counted."
+        made.calls.filter(pl.col("fault").is_null())
+        .join(scale, on=["recipe", "run"], how="inner")
+        .select("recipe", "run", "stage", *KEYS, "highest_score", docid="docids")
+        .explode("docid")
+        .join(made.runs.select("recipe", "run", *KEYS, "docid", "value"), on=["recipe", "run", *KEYS, "docid"])
+        .join(relevant, on=[*KEYS, "docid"], how="left")
+        .select(
+            "recipe",
+            "stage",
+            "domain",
+            score=pl.col("value") / pl.col("highest_score"),
+            relevant=pl.col("relevant").fill_null(False),
+        )
+        .drop_nulls("score")
     )
 
 
-def _examples(calls: pl.DataFrame) -> list[dict[str, Any]]:
-    ordered = calls.sort("domain", "qid", "messages_sha256")
-    return [
-        row
-        for stage in STAGES
-        for row in ordered.filter(pl.col("stage") == stage)
-        .group_by("domain", maintain_order=True)
-        .head(1)
-        .iter_rows(named=True)
-    ]
+def _calibrated(scored: pl.DataFrame) -> dict[str, Any]:
+    if scored.is_empty():
+        return dict.fromkeys(("ece", "tpr", "tnr", "calibration"))
+    found = calibration(scored["score"].to_numpy(), scored["relevant"].to_numpy())
+    told = {"passages": scored.height, "relevant": int(scored["relevant"].sum()), "bins": found.bins.to_dicts()}
+    return {"ece": found.ece, "tpr": found.tpr, "tnr": found.tnr, "calibration": json.dumps(told)}

@@ -195,6 +195,7 @@ def test_a_student_that_writes_nonsense_is_counted_and_keeps_the_first_stages_or
         assert rows.sort("rank")["docid"].to_list() == [f"{domain}-d{str(qid)[1:]}-{n}" for n in range(1, 7)]
         assert rows.sort("rank")["score"].is_sorted(descending=True) and rows["score"].n_unique() == 6
     assert calls.height == 8 and set(calls["fault"]) == {"tags"}
+    assert calls.sort("domain", "qid", "round")["round"].to_list() == [1, 2] * 4
     assert calls["prompt_tokens"].sum() == result.prompt_tokens and calls["seconds"].min() > 0  # type: ignore[operator]
     assert calls["completion_tokens"].sum() == result.completion_tokens
     assert rerank.run(job, reporter) == result

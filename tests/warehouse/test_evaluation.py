@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
+from small_lake import message
 
 from warehouse.evaluation import (
-    CALL_COLUMNS,
     FIRST_STAGE,
+    Fusion,
     Reranked,
     candidate_texts,
     collect,
@@ -18,6 +20,7 @@ from warehouse.evaluation import (
     keep_candidates,
     score,
 )
+from warehouse.lake import Lake, Replace
 
 QUERY = {"domain": pl.String, "qid": pl.String, "text": pl.String, "split": pl.String}
 QRELS = {"domain": pl.String, "qid": pl.String, "docid": pl.String, "grade": pl.Int64}
@@ -100,13 +103,29 @@ def test_candidates_are_kept_once_under_a_name_that_follows_from_their_content(t
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
+SETTINGS = {
+    "first_stage": "bm25 over title and text", "query_retrieved": "text", "query_reranked": "text",
+    "decoder": "sliding_window", "decoding": '{"window": 2}', "window_size": 2, "passage_tokens": 64,
+    "temperature": 0.0, "repeats": 1, "think": True, "template": "rank_student", "prompt_sha256": "prompt",
+    "highest_score": None, "recipe_sha256": "recipe",
+}  # fmt: skip
+
+
+def reranked(folder: Path, *faults: str | None, **told: object) -> Reranked:
+    """A reranking that has put d1 in front, with a call a fault."""
+    a_run("d1", "d0").with_columns(value=pl.lit(None, dtype=pl.Float64)).write_parquet(folder / "run.parquet")
+    calls = [
+        {"domain": "a", "qid": "1", "round": turn, "docids": ["d0", "d1"], "completion": "[2] > [1]", "fault": fault,
+         "prompt_tokens": 10, "completion_tokens": 5, "seconds": 0.5, "prompt_hash": "prompt", **told}
+        for turn, fault in enumerate(faults, start=1)
+    ]  # fmt: skip
+    pl.DataFrame(calls, infer_schema_length=None).write_parquet(folder / "calls.parquet")
+    return Reranked("sft-1", "model-1", folder, "transformers", "5.19.0", "two threads")
+
+
 def test_runs_of_all_stages_are_named_and_scored_over_the_same_queries(tmp_path: Path) -> None:
-    a_run("d1", "d0").write_parquet(tmp_path / "run.parquet")
-    call = ("a", "1", ["d0", "d1"], "[2] > [1]", None, 10, 5, 0.5, "prompt")
-    names = [*list(CALL_COLUMNS), "prompt_hash"]
-    pl.DataFrame([call], schema=names, orient="row").write_parquet(tmp_path / "calls.parquet")
     made = collect(
-        "reasonrank", a_run("d0", "d1"), {"sft": Reranked("sft-1", "model-1", tmp_path)}, judged(("a", "1"), ("a", "2"))
+        "reasonrank", SETTINGS, a_run("d0", "d1"), {"sft": reranked(tmp_path, None)}, judged(("a", "1"), ("a", "2"))
     )
     found = made.scores.filter(pl.col("measure") == "RR").sort("stage", "qid")
     assert found.select("stage", "model", "qid", "value").rows() == [
@@ -115,3 +134,34 @@ def test_runs_of_all_stages_are_named_and_scored_over_the_same_queries(tmp_path:
     ]  # fmt: skip
     assert made.calls.select("run", "stage", "messages_sha256").rows() == [("sft-1", "sft", "prompt")]
     assert made.runs.group_by("run").len()["len"].to_list() == [2, 2]
+
+
+def test_every_score_is_one_join_away_from_what_it_was_measured_with(lake: Lake, tmp_path: Path) -> None:
+    for recipe in ("one", "two"):
+        answered = reranked(tmp_path, None, "tags", "list", "tags")
+        made = collect(recipe, SETTINGS, a_run("d0", "d1"), {"sft": answered}, judged(("a", "1")), Fusion("rrf", 0.3))
+        tables = {"scores": made.scores, "rerank_runs": made.runs, "rerank_calls": made.calls}
+        writes = [Replace(name, rows, {"recipe": recipe}) for name, rows in tables.items()]
+        lake.commit([*writes, Replace("run_settings", made.settings, {"recipe": recipe})], message("benchmark_runs"))
+    everything = lake.query("SELECT * FROM scores JOIN run_settings USING (recipe, run)")
+    assert everything.height == lake.read("scores").height
+    told = everything.filter(recipe="two", measure="RR").select(
+        "stage", "first_stage", "query_retrieved", "query_reranked", "window_size", "repeats", "prompt_sha256",
+        "fusion", "fusion_weight", "engine", "engine_version", "malformed", "malformed_rate",
+    )  # fmt: skip
+    ours = ("bm25 over title and text", "text", "text", 2, 1, "prompt")
+    faults = json.dumps({"list": 1, "tags": 2})
+    assert set(told.rows()) == {
+        (FIRST_STAGE, "bm25 over title and text", "text", None, None, None, None, "none", None, None, None, "{}", 0.0),
+        ("sft", *ours, "none", None, "transformers", "5.19.0", faults, 0.75),
+        ("sft+rrf", *ours, "rrf", 0.3, "transformers", "5.19.0", faults, 0.75),
+    }
+
+
+def test_a_local_model_costs_nothing_and_an_endpoint_says_what_it_costs(tmp_path: Path) -> None:
+    def bills(made: Reranked) -> list[tuple[object, ...]]:
+        found = collect("r", SETTINGS, a_run("d0", "d1"), {"sft": made}, judged(("a", "1")))
+        return found.calls.select("round", "cached_tokens", "usd").rows()
+
+    assert bills(reranked(tmp_path, None, None)) == [(1, None, 0.0), (2, None, 0.0)]
+    assert bills(reranked(tmp_path, None, cached_tokens=7, usd=0.01)) == [(1, 7, 0.01)]

@@ -1,0 +1,103 @@
+"""Reranking jobs of a recipe's students, and what their runs are measured with.
+
+Deliberately absent: the assets themselves (assets.evaluation).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from assets.resources import Factory
+from ranking.prompts import load_template
+from training.jobs import RerankJob, base_model, finished
+from training.recipes import Recipe
+from training.seams import RandomGroups, ScoreThink, TeacherScore, WeightedFusion, YesNo
+from warehouse import evaluation
+from warehouse.models import newest_model
+from warehouse.production import Shop
+
+
+def jobs(shop: Shop, factory: Factory, recipe: Recipe, first: pl.DataFrame) -> dict[str, tuple[RerankJob, str]]:
+    """A reranking job and a model id for each student, by stage."""
+    settings = factory.settings
+    path, digest = evaluation.keep_candidates(first, settings.home / "work")
+    base = base_model(recipe)
+    students: dict[Any, tuple[Any, str, str]] = {"base": (base, base.sha256, "")}
+    for stage in recipe.stages:
+        row = newest_model(shop.lake, recipe.name, stage)
+        reference = {"path": str(settings.home / row["path"]), "sha256": row["weights_sha256"]}
+        students[stage] = (reference, row["model"], row["release"])
+    return {
+        stage: (
+            RerankJob(
+                recipe=recipe,
+                release=release,
+                model=model,
+                candidates=path,
+                candidates_sha256=digest,
+                student=stage,
+                output=settings.models / recipe.name,
+                cache=settings.models / "base",
+                seed=settings.profile.seed,
+            ),
+            model_id,
+        )
+        for stage, (model, model_id, release) in students.items()
+    }
+
+
+def reranked(job: RerankJob, model: str) -> evaluation.Reranked:
+    """What a finished job has left, and what answered it."""
+    result = finished(job)
+    assert result is not None  # run_jobs has just seen to it
+    version = f"{result.versions['transformers']} on torch {result.versions['torch']}"
+    return evaluation.Reranked(job.folder.name, model, job.folder, "transformers", version, result.hardware)
+
+
+def fusion(recipe: Recipe) -> evaluation.Fusion | None:
+    """How the students' orders are fused with the first stage's, if the recipe says so."""
+    chosen = recipe.fusion
+    return evaluation.Fusion(chosen.method, chosen.weight) if isinstance(chosen, WeightedFusion) else None
+
+
+def settings(recipe: Recipe, first_stage: str) -> dict[str, Any]:
+    """What a score depends on beside the model: evaluation.SETTINGS of the recipe's runs."""
+    decoding = recipe.decoding
+    return {
+        "first_stage": f"{first_stage} over title and text",
+        "query_retrieved": "text",
+        "query_reranked": "text",
+        "decoder": decoding.name,
+        "decoding": decoding.model_dump_json(),
+        "window_size": decoding.widest,
+        "passage_tokens": decoding.passage_tokens or recipe.units.passage_tokens,
+        "temperature": 0,
+        "repeats": decoding.repeats if isinstance(decoding, RandomGroups) else 1,
+        "think": recipe.contract.think,
+        "template": recipe.contract.template,
+        "prompt_sha256": load_template(recipe.contract.template).sha256,
+        "highest_score": _highest_score(recipe),
+        "recipe_sha256": recipe.sha256,
+    }
+
+
+def _highest_score(recipe: Recipe) -> float | None:
+    """The top of the scale on which a pointwise model scores a passage; None where it is asked for orders."""
+    if isinstance(recipe.contract, YesNo):
+        return 1.0
+    if isinstance(recipe.contract, ScoreThink) and isinstance(recipe.labels, TeacherScore):
+        return float(recipe.labels.highest)
+    return None
+
+
+def told(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as every leaderboard row tells them."""
+    how = fusion(recipe)
+    told = {name: value for name, value in settings.items() if name not in ("decoder", "decoding", "prompt_sha256")}
+    return {
+        **told,
+        "decoding": recipe.decoding.model_dump(),
+        "template_sha256": settings["prompt_sha256"],
+        "fusion": recipe.fusion.name if how is None else f"{how.method}, {how.weight:g} of it the student's",
+    }
