@@ -89,8 +89,8 @@ def show_leaderboard(settings: Settings, as_json: bool = False) -> None:
     for name in ("recipe", "domain", "stage"):
         table.add_column(name, no_wrap=True)
     numbers = (
-        "queries", "nDCG@10", "interval", "vs bm25", "p", "win/tie/loss", "R@10", "RR", "malformed", "calls/q",
-        "depth", "tokens/q", "s/q", "s p95",
+        "queries", "nDCG@10", "interval", "vs bm25", "p", "w/t/l", "R@10", "RR", "malformed", "calls/q",
+        "tokens/q", "s/q",
     )  # fmt: skip
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
@@ -104,23 +104,16 @@ def show_leaderboard(settings: Settings, as_json: bool = False) -> None:
             f"{row['value']:.4f}",
             f"{row['low']:.3f}-{row['high']:.3f}",
             f"{row['versus_bm25']:+.4f}" if asked else "",
-            _number(row["p_holm"], ".2g"),
+            "" if row["p_holm"] is None else f"{row['p_holm']:.2g}",
             f"{row['wins']}/{row['ties']}/{row['losses']}" if row["wins"] is not None else "",
             f"{row['recall']:.4f}",
             f"{row['rr']:.4f}",
             f"{100 * row['malformed_rate']:.1f} %" if asked else "",
             f"{row['calls_per_query']:.1f}",
-            _number(row["depth_per_query"], ".1f"),
             f"{row['tokens_per_query']:.0f}",
             f"{row['seconds_per_query']:.2f}",
-            _number(row["seconds_p95"], ".2f"),
             style="bold" if row["best"] else "",
             end_section=row["stage"] == "rl",
         )
     console = Console()
     Console(width=max(console.width, 160)).print(table)
-
-
-def _number(value: float | None, form: str) -> str:
-    """A figure, or nothing where an older leaderboard has none."""
-    return "" if value is None else format(value, form)
