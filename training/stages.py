@@ -10,7 +10,7 @@ absent: what is learned (training.sft, training.rl).
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Data:
 
 @dataclass
 class Bench:
-    """Where a trainer is built: the weights it starts from, its tokenizer, a folder for its files.
+    """Where a trainer is built: the weights it starts from, its tokenizer, a folder for its files, its tally.
 
     Whatever else has something to go on with after a death joins `members`.
     """
@@ -52,14 +52,8 @@ class Bench:
     tokenizer: Any
     model: Student
     desk: Path
-    members: dict[str, Member]
-
-    @property
-    def tally(self) -> Tally:
-        """What counts the batches."""
-        tally = self.members["tally"]
-        assert isinstance(tally, Tally)
-        return tally
+    tally: Tally
+    members: dict[str, Member] = field(default_factory=dict)
 
     @cached_property
     def twin(self) -> Any:
@@ -113,7 +107,7 @@ def _train(
     curve = Curve(job.stage, names, reporter, tally)
     members: dict[str, Member] = {"curve": curve, "tally": tally}
     keeper = Keeper(job, job.recipe.grpo.updates if job.stage == "rl" else 1, members)
-    bench = Bench(source, tokenizer, job.recipe.model, keeper.desk, members)
+    bench = Bench(source, tokenizer, job.recipe.model, keeper.desk, tally, members)
     trainer = trainer_of(bench)
     if (selection := _selection(job, bench, curve)) is not None:
         members["selection"] = selection
