@@ -11,8 +11,9 @@ run: install
 
 install: .venv/installed
 
+# Two processes, a file at a time: most of the suite waits for processes and servers that it starts.
 test: .venv/tested
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Labels a small set with a real model behind a real vLLM, on the CPU; minutes, and gigabytes to install.
 test-vllm: .venv/tested .venv-vllm/installed
