@@ -1,7 +1,8 @@
 """What it is worth: first stage, base, SFT and RL side by side on held-out queries."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 import dagster as dg
 import polars as pl
@@ -16,8 +17,9 @@ from training.jobs import RerankJob, base_model, finished
 from warehouse import evaluation, promotion
 from warehouse import leaderboard as boards
 from warehouse.lake import Append, Replace, canonical_sha256, content_sha256
-from warehouse.ledger import WHOLE, Product, book, latest, rejected
+from warehouse.ledger import WHOLE, Materialization, Product, book, latest, rejected
 from warehouse.pages import leaderboard as pages
+from warehouse.pages.extremes import Texts
 from warehouse.pages.reports import write_report
 from warehouse.production import Made, Shop, Step, own
 
@@ -117,25 +119,21 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
         )
 
     def work(shop: Shop) -> dict[str, Made]:
-        current = pl.col("recipe").is_in(list(made))
-        runs = evaluation.Runs(*(shop.read(table).filter(current) for table in RUN_TABLES))
-        models = shop.read("models")
         splits = {domain: split for row in made.values() for domain, split in row.figures["splits"].items()}
-        notes = {name: row.figures["settings"] for name, row in made.items()}
-        qrels = _judged_by_people(shop)
+        notes = {name: json.dumps(row.figures["settings"]) for name, row in made.items()}
+        runs, qrels, models = _runs(shop, made), _judged_by_people(shop), shop.read("models")
         board = boards.leaderboard(runs, qrels, splits, models, chosen.resamples, chosen.seed).with_columns(
-            settings=pl.col("recipe").replace_strict({name: json.dumps(note) for name, note in notes.items()})
+            settings=pl.col("recipe").replace_strict(notes)
         )
-        judges = shop.read_active("rankings", ["domain", "judge"])["judge"].unique().to_list()
-        values = pages.page_values(board, runs.calls, models, notes, judges)
-        path = write_report(factory.settings.reports / "leaderboard.html", "leaderboard.html.j2", values)
-        overall = {f"ndcg10_{r['stage']}": r["value"] for r in values["rows"] if r["domain"] == boards.ALL_DOMAINS}
+        path = _write_page(shop, factory, board, made, promotion.standing(shop.read("promotions")).champion)
+        rows = boards.with_measures(board)
+        overall = {f"ndcg10_{r['stage']}": r["value"] for r in rows if r["domain"] == boards.ALL_DOMAINS}
         digest = content_sha256(board.drop(boards.TIMINGS), ["recipe", "domain", "stage"])
         product = Product((Replace("leaderboard", board),), digest, board.height, board.height, figures=overall)
-        shown = pl.DataFrame([{name: row[name] for name in pages.SHOWN} for row in values["rows"]])
-        return {"leaderboard": Made(product, shown, {"leaderboard_bars": pages.bars(board)}, {"report": str(path)})}
+        shown = pl.DataFrame([{name: row[name] for name in pages.SHOWN} for row in rows])
+        return {"leaderboard": Made(product, shown, {"leaderboard_bars": pages.picture(board)}, {"report": str(path)})}
 
-    settings = {"resamples": chosen.resamples, "seed": chosen.seed, "page": 5}
+    settings = {"resamples": chosen.resamples, "seed": chosen.seed, "page": 6}
     reads = [("benchmark_runs", list(made))]
     yield from produce(context, factory, Step(("leaderboard",), WHOLE, settings, work, reads))
 
@@ -147,19 +145,24 @@ def champion(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg
     """The model to use: a new one takes the place where it beats the champion, else it stays a challenger, and why."""
     profile, lake = factory.settings.profile, factory.lake
     ledger = book(lake)
-    made = [name for name in factory.settings.recipes() if ("benchmark_runs", name) in ledger]
+    known = factory.settings.recipes()
+    evaluated = {name: row for name in known if (row := ledger.get(("benchmark_runs", name)))}
+    made = list(evaluated)
 
     def work(shop: Shop) -> dict[str, Made]:
         chosen = profile.evaluation
         judged = promotion.judge_new(lake, shop.snapshot, made, profile.promotion, chosen.resamples, chosen.seed)
         new, holder = judged.records, judged.champion or evaluation.FIRST_STAGE
+        # The page was written before anybody was judged.
+        path = _write_page(shop, factory, shop.read("leaderboard"), evaluated, judged.champion)
         promoted = new.filter(pl.col("decision") == promotion.PROMOTED).height
         figures = {"champion": holder, "promoted": promoted, "challengers": new.height - promoted}
         product = Product(
             (Append("promotions", new),), canonical_sha256(["champion", holder]), new.height, new.height,
             figures=figures,
         )  # fmt: skip
-        return {"champion": Made(product, new.select("model", "recipe", "stage", "decision", "against", "reason"))}
+        shown = new.select("model", "recipe", "stage", "decision", "against", "reason")
+        return {"champion": Made(product, shown, links={"report": str(path)})}
 
     settings = {
         "promotion": profile.promotion.model_dump(),
@@ -175,3 +178,24 @@ def champion(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg
 def _judged_by_people(shop: Shop) -> pl.DataFrame:
     people = shop.read_active("judgements").filter(pl.col("origin") == "human")
     return people.select("domain", "qid", "docid", "grade")
+
+
+def _runs(shop: Shop, recipes: Iterable[str]) -> evaluation.Runs:
+    """What was measured of `recipes`."""
+    current = pl.col("recipe").is_in(list(recipes))
+    return evaluation.Runs(*(shop.read(table).filter(current) for table in RUN_TABLES))
+
+
+def _write_page(
+    shop: Shop, factory: Factory, board: pl.DataFrame, made: Mapping[str, Materialization], champion: str | None
+) -> Path:
+    """leaderboard.html, of a board and of the runs of `made` (ledger rows by recipe)."""
+    texts = Texts(
+        shop.read_active("queries", ["domain", "qid", "text"]),
+        shop.read_active("passages", ["domain", "docid", "title", "text"]),
+        _judged_by_people(shop),
+    )
+    judges = shop.read_active("rankings", ["domain", "judge"])["judge"].unique().to_list()
+    notes = {name: row.figures["settings"] for name, row in made.items()}
+    values = pages.page_values(board, _runs(shop, made), texts, shop.read("models"), notes, judges, champion)
+    return write_report(factory.settings.reports / "leaderboard.html", "leaderboard.html.j2", values)

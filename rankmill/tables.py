@@ -116,4 +116,4 @@ def show_leaderboard(settings: Settings, as_json: bool = False) -> None:
             end_section=row["stage"] == "rl",
         )
     console = Console()
-    Console(width=max(console.width, 160)).print(table)
+    Console(width=max(console.width, 170)).print(table)

@@ -12,7 +12,7 @@ import pytest
 from ranking.statistics import holm
 from warehouse.evaluation import Runs
 from warehouse.leaderboard import ALL_DOMAINS, STAGES, leaderboard, with_measures
-from warehouse.pages.leaderboard import bars
+from warehouse.pages.leaderboard import picture
 
 CALL = {
     "recipe": pl.String, "run": pl.String, "stage": pl.String, "domain": pl.String, "qid": pl.String,
@@ -130,7 +130,7 @@ def test_the_page_marks_the_best_stage_of_each_domain(board: pl.DataFrame) -> No
     assert {row["value"] for row in with_measures(board)} == {
         json.loads(measures)["nDCG@10"] for measures in board["measures"]
     }
-    assert bars(board).startswith(b"\x89PNG")
+    assert picture(board).startswith(b"\x89PNG")
 
 
 def test_p_is_exact_and_corrected_over_every_comparison_that_the_board_shows() -> None:

@@ -53,7 +53,7 @@ def sankey(stages: Sequence[Stage], width: int = 380) -> str:
             )
         top = foot + tall + 4
     told = "; ".join(f"{stage.count} {stage.title}" for stage in stages)
-    return _svg("sankey", width, top, f"Rows from sourced to released: {told}", parts)
+    return svg("sankey", width, top, f"Rows from sourced to released: {told}", parts)
 
 
 def histogram(
@@ -81,7 +81,7 @@ def histogram(
         parts.append(f'<line class="threshold" x1="{at:.1f}" y1="10" x2="{at:.1f}" y2="{foot}"/>')
         parts.append(f'<text class="tick" x="{at + 4:.1f}" y="14">{threshold:g}</text>')
     parts.append(f'<text class="tick" x="{width / 2:.0f}" y="{tall - 2}" text-anchor="middle">{escape(label)}</text>')
-    return _svg("histogram", width, tall, label, parts)
+    return svg("histogram", width, tall, label, parts)
 
 
 def _wide(count: int, most: int, edge: int) -> float:
@@ -109,7 +109,8 @@ def _bin(place: int, bins: int, ends: tuple[float, float]) -> str:
     return f"{ends[0] + place * width:.4g} to {ends[0] + (place + 1) * width:.4g}"
 
 
-def _svg(name: str, width: int, height: float, told: str, parts: Sequence[str]) -> str:
+def svg(name: str, width: int, height: float, told: str, parts: Sequence[str]) -> str:
+    """One <svg> of class `name`, as wide as its place; `told` is what a screen reader says of it."""
     return (
         f'<svg class="{name}" viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(told)}">'
         f"{''.join(parts)}</svg>"

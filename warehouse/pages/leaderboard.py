@@ -1,4 +1,10 @@
-"""The leaderboard's page: rows of the board as a person reads them, beside what the models wrote."""
+"""The leaderboard's page: quality against cost, bars by domain, the rows, calibration, and what the models wrote.
+
+    values = page_values(board, made, texts, models, settings, judges, champion)
+    write_report(path, "leaderboard.html.j2", values)
+
+Deliberately absent: figures that are not already a row of the board or of the runs.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,23 +12,112 @@ from typing import Any
 
 import polars as pl
 
-from warehouse.leaderboard import STAGES, with_measures
+from warehouse.evaluation import FIRST_STAGE, Runs
+from warehouse.leaderboard import ALL_DOMAINS, STAGES, in_order, with_measures
 from warehouse.pages import pictures
+from warehouse.pages.comparisons import Bar, Point, bars, pareto, reliability
+from warehouse.pages.extremes import Texts, extremes
 from warehouse.pages.reports import data_uri
 
 SHOWN = ("recipe", "domain", "stage", "queries", "value", "low", "high", "p_holm", "malformed_rate")
 CURVES = ("loss", "reward", "malformed_rate")
+COSTS = {"tokens_per_query": "tokens a query", "seconds_per_query": "seconds a query"}
 
 
 def page_values(
     board: pl.DataFrame,
-    calls: pl.DataFrame,
+    made: Runs,
+    texts: Texts,
     models: pl.DataFrame,
     settings: Mapping[str, Mapping[str, Any]],
     judges: Sequence[str],
+    champion: str | None,
 ) -> dict[str, Any]:
-    """What leaderboard.html.j2 shows; `settings` are each recipe's for evaluation, `judges` the teachers' names."""
+    """What leaderboard.html.j2 shows; `settings` are each recipe's for evaluation, `judges` the teachers' names.
+
+    `champion` is the id of a model; None: no model stands above the first stage.
+    """
     rows = with_measures(board)
+    for row in rows:
+        row["champion"] = not row["fused"] and row["model"] == (champion or FIRST_STAGE)
+        row["malformed"] = json.loads(row["malformed"] or "{}")
+    recipes = list(dict.fromkeys(row["recipe"] for row in rows))
+    return {
+        "rows": rows,
+        "champion": champion,
+        "held": next((row for row in rows if row["champion"]), None),
+        "pareto": [pareto(_points(rows, cost, len(recipes) > 1), label) for cost, label in COSTS.items()],
+        "bars": [(recipe, _bars([row for row in rows if row["recipe"] == recipe])) for recipe in recipes],
+        "calibrated": [
+            {**row, **(told := json.loads(row["calibration"])), "picture": reliability(told["bins"], row["stage"])}
+            for row in rows
+            if row["calibration"] and row["domain"] == ALL_DOMAINS
+        ],
+        "extremes": [
+            {"recipe": recipe, "stage": stage, **extremes(made, recipe, stage, texts)}
+            for recipe in recipes
+            if (stage := _looked_at([row for row in rows if row["recipe"] == recipe]))
+        ],
+        "settings": [f"{name}: {_prose(values)}" for name, values in settings.items()],
+        "models": _cards(board, models),
+        "stand_in": any("stand-in" in judge for judge in judges),
+        "calls": _examples(made.calls),
+    }
+
+
+def picture(board: pl.DataFrame) -> bytes:
+    """The first recipe's NDCG@10 by domain and stage as a PNG, for places that take no SVG."""
+    rows = with_measures(board)
+    return pictures.leaderboard_bars([row for row in rows if row["recipe"] == rows[0]["recipe"]])
+
+
+def _points(rows: Sequence[Mapping[str, Any]], cost: str, many: bool) -> list[Point]:
+    """All domains' queries together, a point a recipe and stage; the first stage is the same for every recipe."""
+    points: list[Point] = []
+    for row in rows:
+        first = row["stage"] == FIRST_STAGE
+        if row["domain"] == ALL_DOMAINS and not (first and any(point.kind == FIRST_STAGE for point in points)):
+            label = row["stage"] if first or not many else f"{row['recipe']} {row['stage']}"
+            points.append(
+                Point(
+                    label, row[cost], row["value"], row["low"], row["high"], _kind(row), row["champion"] and not first
+                )
+            )
+    return points
+
+
+def _bars(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """A domain's name and its chart."""
+    domains = list(dict.fromkeys(row["domain"] for row in rows))
+    return [
+        (
+            domain,
+            bars(
+                [
+                    Bar(row["stage"], row["value"], row["low"], row["high"], _kind(row), row["champion"])
+                    for row in rows
+                    if row["domain"] == domain
+                ],
+                domain,
+            ),
+        )
+        for domain in domains
+    ]
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    return row["stage"].partition("+")[0] + (" fused" if row["fused"] else "")
+
+
+def _looked_at(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The stage whose queries are shown: the champion's, else the last that was trained, as it ranks by itself."""
+    stages = [row["stage"] for row in rows if row["champion"] and row["stage"] != FIRST_STAGE]
+    trained = [row["stage"] for row in rows if not row["fused"] and row["stage"] != FIRST_STAGE]
+    found = stages or in_order(trained)
+    return found[-1] if found else None
+
+
+def _cards(board: pl.DataFrame, models: pl.DataFrame) -> list[dict[str, Any]]:
     shown = models.filter(pl.col("model").is_in(board["model"].unique().to_list())).sort("recipe", "created_at")
     known = models.select("weights_sha256", "stage", "model").iter_rows()
     names = {weights: f"{stage} {model[:12]}" for weights, stage, model in known}
@@ -32,20 +127,7 @@ def page_values(
         parent = names.get(row["parent"], row["parent"])
         curve = data_uri(pictures.curves(history, CURVES)) if history else ""
         cards.append({**row, "parent_name": parent, "picture": curve})
-    return {
-        "rows": rows,
-        "picture": data_uri(bars(board)),
-        "settings": [f"{name}: {_prose(values)}" for name, values in settings.items()],
-        "models": cards,
-        "stand_in": any("stand-in" in judge for judge in judges),
-        "calls": _examples(calls),
-    }
-
-
-def bars(board: pl.DataFrame) -> bytes:
-    """The first recipe's NDCG@10 by domain and stage as a picture."""
-    rows = with_measures(board)
-    return pictures.leaderboard_bars([row for row in rows if row["recipe"] == rows[0]["recipe"]])
+    return cards
 
 
 def _prose(settings: Mapping[str, Any]) -> str:
