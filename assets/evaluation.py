@@ -16,6 +16,7 @@ from ranking.prompts import load_template
 from training.jobs import RerankJob, base_model, finished
 from warehouse import evaluation, promotion
 from warehouse import leaderboard as boards
+from warehouse.fusing import folds_of, may_be_chosen
 from warehouse.lake import Append, Replace, canonical_sha256, content_sha256
 from warehouse.ledger import WHOLE, Materialization, Product, book, latest, rejected
 from warehouse.pages import leaderboard as pages
@@ -23,7 +24,6 @@ from warehouse.pages.extremes import Texts
 from warehouse.pages.reports import write_report
 from warehouse.production import Made, Shop, Step, own
 
-RUN_TABLES = ("rerank_runs", "rerank_calls", "scores", "run_settings")  # the fields of evaluation.Runs
 INPUTS = ("queries", "passages", "human_judgements", "candidates")
 
 
@@ -44,21 +44,29 @@ def benchmark_runs(
 
     def work(shop: Shop) -> dict[str, Made]:
         qrels = _judged_by_people(shop)
-        queries = evaluation.held_out(shop.read_active("queries"), qrels, chosen.queries_per_domain, chosen.seed)
+        asked = shop.read_active("queries")
+        queries = evaluation.held_out(asked, qrels, chosen.queries_per_domain, chosen.seed)
         if queries.is_empty():
             raise dg.Failure(
                 "no active source has a judged query of the split dev or test, so there is nothing to evaluate on. "
                 "Give some queries that split and materialize the sources again.",
                 allow_retries=False,
             )
-        first = evaluation.candidate_texts(queries, shop.read_active("candidates"), shop.read_active("passages"))
+        fusion = rerankings.fusion(recipe)
+        spare = queries.clear()
+        if fusion is not None and fusion.weight is None:
+            spare = evaluation.spare(asked, qrels, queries, chosen.queries_per_domain, chosen.seed)
+        folds = folds_of(queries, spare, chosen.seed)
+        may_be_chosen(folds, fusion)
+        every = pl.concat([queries, spare])
+        first = evaluation.candidate_texts(every, shop.read_active("candidates"), shop.read_active("passages"))
         jobs = rerankings.jobs(shop, factory, recipe, first)
         run_jobs(context, pipes, *(job for job, _ in jobs.values()))
         reranked = {stage: rerankings.reranked(job, model) for stage, (job, model) in jobs.items()}
-        judged = qrels.join(queries, on=["domain", "qid"], how="semi")
+        judged = qrels.join(every, on=["domain", "qid"], how="semi")
         retriever = shop.read_active("candidates", ["domain", "retriever"])["retriever"][0]
         how = rerankings.settings(recipe, retriever)
-        made = evaluation.collect(name, how, first, reranked, judged, rerankings.fusion(recipe))
+        made = evaluation.collect(name, how, first, reranked, judged, folds, fusion)
         faulty = int(made.calls["fault"].is_not_null().sum())
         left = [
             (f"{stage}/{row.row_id}", "not_reranked", f"{row.reason}; it keeps the first stage's order")
@@ -66,21 +74,9 @@ def benchmark_runs(
             if (result := finished(job))
             for row in result.rows_left_out
         ]
-        tables = {
-            "rerank_runs": made.runs,
-            "rerank_calls": made.calls,
-            "scores": made.scores,
-            "run_settings": made.settings,
-        }
         product = Product(
-            tuple(Replace(table, rows, {"recipe": name}) for table, rows in tables.items()),
-            canonical_sha256(
-                [
-                    content_sha256(made.scores, ["stage", "domain", "qid", "measure"]),
-                    content_sha256(made.runs, ["stage", "domain", "qid", "rank"]),
-                    content_sha256(made.settings, ["stage"]),
-                ]
-            ),
+            tuple(Replace(table, rows, {"recipe": name}) for table, rows in made.tables.items()),
+            made.sha256,
             queries.height,
             queries.height,
             rejected("reranking", left),
@@ -89,7 +85,7 @@ def benchmark_runs(
                 "splits": dict(queries.select("domain", "split").unique().sort("domain").iter_rows()),
                 "calls": made.calls.height,
                 "malformed_rate": faulty / max(1, made.calls.height),
-                "settings": rerankings.told(recipe, how),
+                "settings": rerankings.told(recipe, how, made.weights),
             },
         )
         return {"benchmark_runs": Made(product, made.calls.select("stage", "domain", "qid", "fault", "completion"))}
@@ -133,7 +129,7 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
         shown = pl.DataFrame([{name: row[name] for name in pages.SHOWN} for row in rows])
         return {"leaderboard": Made(product, shown, {"leaderboard_bars": pages.picture(board)}, {"report": str(path)})}
 
-    settings = {"resamples": chosen.resamples, "seed": chosen.seed, "page": 6}
+    settings = {"resamples": chosen.resamples, "seed": chosen.seed, "page": 7}
     reads = [("benchmark_runs", list(made))]
     yield from produce(context, factory, Step(("leaderboard",), WHOLE, settings, work, reads))
 
@@ -183,7 +179,7 @@ def _judged_by_people(shop: Shop) -> pl.DataFrame:
 def _runs(shop: Shop, recipes: Iterable[str]) -> evaluation.Runs:
     """What was measured of `recipes`."""
     current = pl.col("recipe").is_in(list(recipes))
-    return evaluation.Runs(*(shop.read(table).filter(current) for table in RUN_TABLES))
+    return evaluation.Runs(*(shop.read(table).filter(current) for table in evaluation.TABLES))
 
 
 def _write_page(

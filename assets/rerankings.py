@@ -14,6 +14,7 @@ from training.jobs import RerankJob, base_model, finished
 from training.recipes import Recipe
 from training.seams import RandomGroups, ScoreThink, TeacherScore, WeightedFusion, YesNo
 from warehouse import evaluation
+from warehouse.fusing import Fusion, weights_in_words
 from warehouse.models import newest_model
 from warehouse.production import Shop
 
@@ -55,10 +56,12 @@ def reranked(job: RerankJob, model: str) -> evaluation.Reranked:
     return evaluation.Reranked(job.folder.name, model, job.folder, "transformers", version, result.hardware)
 
 
-def fusion(recipe: Recipe) -> evaluation.Fusion | None:
+def fusion(recipe: Recipe) -> Fusion | None:
     """How the students' orders are fused with the first stage's, if the recipe says so."""
     chosen = recipe.fusion
-    return evaluation.Fusion(chosen.method, chosen.weight) if isinstance(chosen, WeightedFusion) else None
+    if not isinstance(chosen, WeightedFusion):
+        return None
+    return Fusion(chosen.method, None if chosen.weight == "dev" else chosen.weight)
 
 
 def settings(recipe: Recipe, first_stage: str) -> dict[str, Any]:
@@ -91,13 +94,13 @@ def _highest_score(recipe: Recipe) -> float | None:
     return None
 
 
-def told(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings as every leaderboard row tells them."""
+def told(recipe: Recipe, settings: Mapping[str, Any], weights: pl.DataFrame) -> dict[str, Any]:
+    """The settings as every leaderboard row tells them; `weights` are those tried for the fused runs."""
     how = fusion(recipe)
-    told = {name: value for name, value in settings.items() if name not in ("decoder", "decoding", "prompt_sha256")}
+    said = {name: value for name, value in settings.items() if name not in ("decoder", "decoding", "prompt_sha256")}
     return {
-        **told,
+        **said,
         "decoding": recipe.decoding.model_dump(),
         "template_sha256": settings["prompt_sha256"],
-        "fusion": recipe.fusion.name if how is None else f"{how.method}, {how.weight:g} of it the student's",
+        "fusion": recipe.fusion.name if how is None else weights_in_words(how, weights),
     }

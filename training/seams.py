@@ -8,7 +8,7 @@ torch (assets read recipes, and must load fast).
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -515,7 +515,11 @@ class WeightedFusion(Choice):
 
     method: ClassVar[Method]
 
-    weight: float = Field(0.5, ge=0, le=1, description="Share of the student; the rest is the first stage's.")
+    weight: Annotated[float, Field(ge=0, le=1)] | Literal["dev"] = Field(
+        0.5,
+        description="Share of the student; the rest is the first stage's. `dev`: chosen on dev queries, and never on "
+        "those that it is reported on.",
+    )
 
 
 class ReciprocalRank(WeightedFusion):

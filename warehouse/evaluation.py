@@ -1,4 +1,11 @@
-"""From held-out queries to scored runs: which queries count, what a reranker reads, what every stage scored."""
+"""From held-out queries to scored runs: which queries count, what a reranker reads, what every stage scored.
+
+    reported = held_out(queries, qrels, limit=100, seed=0)
+    first = candidate_texts(reported, candidates, passages)          # what is reranked
+    made = collect("reasonrank", settings, first, {"sft": reranked}, qrels, folds_of(reported, spare, 0), fusion)
+
+Deliberately absent: reranking itself (training.rerank), and what scores add up to (leaderboard).
+"""
 
 import json
 from collections.abc import Mapping
@@ -8,13 +15,14 @@ from typing import Any
 
 import polars as pl
 
-from ranking.fusion import Method, fuse
 from ranking.lists import seed_of
 from ranking.metrics import DEFAULT_MEASURES, evaluate
 from ranking.prompts import titled
-from warehouse.lake import content_sha256
+from warehouse.fusing import KEYS, SPARE, WEIGHTS, Fusion, fused
+from warehouse.lake import canonical_sha256, content_sha256
 
 FIRST_STAGE = "bm25"
+TABLES = ("rerank_runs", "rerank_calls", "scores", "run_settings", "fusion_weights")  # as the fields of Runs
 RUN_COLUMNS = ("domain", "qid", "docid", "rank", "score")
 CALL_COLUMNS = (
     "domain", "qid", "round", "docids", "completion", "fault", "prompt_tokens", "completion_tokens", "seconds",
@@ -41,11 +49,23 @@ def held_out(queries: pl.DataFrame, qrels: pl.DataFrame, limit: int | None, seed
     judged = qrels.filter(pl.col("grade") > 0).select("domain", "qid").unique()
     known = queries.join(judged, on=["domain", "qid"], how="semi")
     tested = known.filter(pl.col("split") == "test")["domain"].unique().to_list()
-    chosen = known.filter(
-        pl.col("split") == pl.when(pl.col("domain").is_in(tested)).then(pl.lit("test")).otherwise(pl.lit("dev"))
-    )
-    draws = [seed_of(f"evaluate/{domain}/{qid}", seed) for domain, qid in chosen.select("domain", "qid").iter_rows()]
-    ordered = chosen.with_columns(draw=pl.Series(draws, dtype=pl.Int64)).sort("domain", "draw")
+    split = pl.when(pl.col("domain").is_in(tested)).then(pl.lit("test")).otherwise(pl.lit("dev"))
+    return _drawn(known.filter(pl.col("split") == split), limit, seed)
+
+
+def spare(
+    queries: pl.DataFrame, qrels: pl.DataFrame, reported: pl.DataFrame, limit: int | None, seed: int
+) -> pl.DataFrame:
+    """Judged dev queries of the domains whose test queries are `reported`: what may be chosen on. Like held_out."""
+    tested = reported.filter(pl.col("split") == "test")["domain"].unique().to_list()
+    dev = queries.filter(pl.col("split") == "dev", pl.col("domain").is_in(tested))
+    judged = qrels.filter(pl.col("grade") > 0).select("domain", "qid").unique()
+    return _drawn(dev.join(judged, on=["domain", "qid"], how="semi"), limit, seed)
+
+
+def _drawn(known: pl.DataFrame, limit: int | None, seed: int) -> pl.DataFrame:
+    draws = [seed_of(f"evaluate/{domain}/{qid}", seed) for domain, qid in known.select("domain", "qid").iter_rows()]
+    ordered = known.with_columns(draw=pl.Series(draws, dtype=pl.Int64)).sort("domain", "draw")
     kept = ordered if limit is None else ordered.group_by("domain", maintain_order=True).head(limit)
     return kept.select("domain", "qid", "text", "split").sort("domain", "qid")
 
@@ -90,13 +110,27 @@ class Reranked:
 class Runs:
     """Runs of all stages, the calls behind them, per-query scores and what each run was made with, as rows of the lake.
 
-    `settings` has a row a run (table run_settings); every score is one join away from it, by recipe and run.
+    `settings` has a row a run (table run_settings); every score is one join away from it, by recipe and run. `weights`
+    are those that were tried for fused runs (table fusion_weights).
     """
 
     runs: pl.DataFrame
     calls: pl.DataFrame
     scores: pl.DataFrame
     settings: pl.DataFrame
+    weights: pl.DataFrame
+
+    @property
+    def tables(self) -> dict[str, pl.DataFrame]:
+        """The rows by the name of their table."""
+        return dict(zip(TABLES, (self.runs, self.calls, self.scores, self.settings, self.weights), strict=True))
+
+    @property
+    def sha256(self) -> str:
+        """Over what was measured; what the calls took, in seconds too, is no part of it."""
+        keys = {"scores": ["stage", *KEYS, "measure"], "rerank_runs": ["stage", *KEYS, "rank"],
+                "run_settings": ["stage"], "fusion_weights": ["stage", "fold", "weight"]}  # fmt: skip
+        return canonical_sha256([content_sha256(self.tables[table], by) for table, by in keys.items()])
 
 
 def keep_candidates(candidates: pl.DataFrame, folder: Path) -> tuple[Path, str]:
@@ -111,14 +145,6 @@ def keep_candidates(candidates: pl.DataFrame, folder: Path) -> tuple[Path, str]:
     return path, digest
 
 
-@dataclass(frozen=True)
-class Fusion:
-    """How a reranking is fused with the first stage: a method of ranking.fusion, and the reranking's share."""
-
-    method: Method
-    weight: float
-
-
 def fused_stage(stage: str, fusion: Fusion) -> str:
     """The name that a stage's fused run goes by, as in sft+rrf."""
     return f"{stage}+{fusion.method}"
@@ -130,21 +156,26 @@ def collect(
     first: pl.DataFrame,
     reranked: Mapping[str, Reranked],
     qrels: pl.DataFrame,
+    folds: pl.DataFrame,
     fusion: Fusion | None = None,
 ) -> Runs:
-    """The first stage and every reranking of it (by stage), scored over the queries of `first` and `qrels`.
+    """The first stage and every reranking of it (by stage), scored over the queries of `folds` that are reported.
 
-    With a fusion each reranking stands there twice, as it is and fused. `settings` holds what `SETTINGS` names.
+    `first` and `qrels` are of all queries of `folds` (fusing.folds_of). With a fusion each reranking stands there
+    twice, as it is and fused. `settings` holds what `SETTINGS` names. Raises NothingToChooseOn.
     """
+    reported = folds.filter(pl.col("fold") != SPARE)
+    everything, first = first, first.join(reported, on=KEYS, how="semi", maintain_order="left")
+    judged = qrels.join(reported, on=KEYS, how="semi")
     names = {"run": f"{FIRST_STAGE}-{content_sha256(first, ['domain', 'qid', 'rank'])[:12]}", "model": FIRST_STAGE}
     unscored = first.select(*RUN_COLUMNS, value=pl.lit(None, dtype=pl.Float64))
     runs = [_named(unscored, recipe, FIRST_STAGE, names)]
     retrieved = {name: settings[name] for name in ("first_stage", "query_retrieved", "recipe_sha256")}
     told = [{**retrieved, **names, "recipe": recipe, "stage": FIRST_STAGE, "fusion": "none", **_malformed(None)}]
-    calls = []
+    calls, tried = [], []
     for stage, made in reranked.items():
         names = {"run": made.run, "model": made.model}
-        answered = _calls_of(made)
+        answered = _calls_of(made).join(reported, on=KEYS, how="semi")
         calls.append(_named(answered, recipe, stage, names))
         how = {
             **{name: settings[name] for name in SETTINGS},
@@ -155,15 +186,20 @@ def collect(
             **_malformed(answered),
         }
         run = pl.read_parquet(made.folder / "run.parquet").select(*RUN_COLUMNS, "value")
-        runs.append(_named(run, recipe, stage, names))
+        runs.append(_named(run.join(reported, on=KEYS, how="semi"), recipe, stage, names))
         told.append({**how, **names, "stage": stage, "fusion": "none"})
         if fusion is not None:
-            together = {**names, "run": f"{made.run}+{fusion.method}={fusion.weight:g}"}
-            runs.append(_named(_fused(run, first, fusion), recipe, fused_stage(stage, fusion), together))
+            share = "dev" if fusion.weight is None else f"{fusion.weight:g}"
+            together = {**names, "run": f"{made.run}+{fusion.method}={share}"}
+            # By the scores that the model gave, where its decoder has any; else by places.
+            both = fused(run.with_columns(score=pl.coalesce("value", "score")), everything, qrels, folds, fusion)
+            unscored = both.run.with_columns(value=pl.lit(None, dtype=pl.Float64))
+            runs.append(_named(unscored, recipe, fused_stage(stage, fusion), together))
+            tried.append(_named(both.weights, recipe, fused_stage(stage, fusion), {"run": together["run"]}))
             weighed = {"fusion": fusion.method, "fusion_weight": fusion.weight}
             told.append({**how, **together, "stage": fused_stage(stage, fusion), **weighed})
     scores = [
-        _named(score(run, qrels), recipe, run["stage"][0], {"run": run["run"][0], "model": run["model"][0]})
+        _named(score(run, judged), recipe, run["stage"][0], {"run": run["run"][0], "model": run["model"][0]})
         for run in runs
     ]
     tables = [pl.concat(frames, how="vertical_relaxed") for frames in (runs, calls, scores)]
@@ -172,6 +208,9 @@ def collect(
         tables[1],
         tables[2].with_columns(fused=pl.col("stage").str.contains("+", literal=True)),
         pl.DataFrame(told, schema={**OF_A_RUN, **SETTINGS}),
+        pl.concat(tried)
+        if tried
+        else pl.DataFrame(schema={**WEIGHTS, "recipe": pl.String, "stage": pl.String, "run": pl.String}),
     )
 
 
@@ -190,14 +229,6 @@ def _malformed(calls: pl.DataFrame | None) -> dict[str, Any]:
     count = 0 if calls is None else calls.height
     kinds = {kind: faults.count(kind) for kind in sorted(set(faults))}
     return {"calls": count, "malformed": json.dumps(kinds), "malformed_rate": len(faults) / max(1, count)}
-
-
-def _fused(run: pl.DataFrame, first: pl.DataFrame, fusion: Fusion) -> pl.DataFrame:
-    """By the scores that the model gave, where its decoder has any; else by places."""
-    told = run.with_columns(score=pl.coalesce("value", "score"))
-    keys = ["domain", "qid"]
-    fused = fuse(told.select(*RUN_COLUMNS), first.select(*RUN_COLUMNS), fusion.method, fusion.weight, keys)
-    return fused.select(*RUN_COLUMNS, value=pl.lit(None, dtype=pl.Float64))
 
 
 def _named(frame: pl.DataFrame, recipe: str, stage: str, names: Mapping[str, str]) -> pl.DataFrame:

@@ -138,3 +138,13 @@ def test_recipes_and_jobs_import_without_torch() -> None:
     code = f"import sys, training.recipes, training.jobs; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_fusion_weight_is_a_share_or_is_chosen_on_dev() -> None:
+    fused = load_recipe(RECIPE, {"fusion": {"name": "rrf", "weight": "dev"}})
+    assert fused.fusion.weight == "dev"
+    half = load_recipe(RECIPE, {"fusion": {"name": "rrf", "weight": 0.5}})
+    assert fused.sha256_of("fusion") != half.sha256_of("fusion")
+    for wrong in ("test", 1.5, -0.1):
+        with pytest.raises(RecipeError, match="weight"):
+            load_recipe(RECIPE, {"fusion": {"name": "rrf", "weight": wrong}})

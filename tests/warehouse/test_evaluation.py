@@ -12,7 +12,6 @@ from small_lake import message
 
 from warehouse.evaluation import (
     FIRST_STAGE,
-    Fusion,
     Reranked,
     candidate_texts,
     collect,
@@ -20,6 +19,7 @@ from warehouse.evaluation import (
     keep_candidates,
     score,
 )
+from warehouse.fusing import Fusion
 from warehouse.lake import Lake, Replace
 
 QUERY = {"domain": pl.String, "qid": pl.String, "text": pl.String, "split": pl.String}
@@ -103,6 +103,7 @@ def test_candidates_are_kept_once_under_a_name_that_follows_from_their_content(t
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
+FOLDS = pl.DataFrame({"domain": ["a", "a"], "qid": ["1", "2"], "fold": ["half 1", "half 2"]})
 SETTINGS = {
     "first_stage": "bm25 over title and text", "query_retrieved": "text", "query_reranked": "text",
     "decoder": "sliding_window", "decoding": '{"window": 2}', "window_size": 2, "passage_tokens": 64,
@@ -125,7 +126,12 @@ def reranked(folder: Path, *faults: str | None, **told: object) -> Reranked:
 
 def test_runs_of_all_stages_are_named_and_scored_over_the_same_queries(tmp_path: Path) -> None:
     made = collect(
-        "reasonrank", SETTINGS, a_run("d0", "d1"), {"sft": reranked(tmp_path, None)}, judged(("a", "1"), ("a", "2"))
+        "reasonrank",
+        SETTINGS,
+        a_run("d0", "d1"),
+        {"sft": reranked(tmp_path, None)},
+        judged(("a", "1"), ("a", "2")),
+        FOLDS,
     )
     found = made.scores.filter(pl.col("measure") == "RR").sort("stage", "qid")
     assert found.select("stage", "model", "qid", "value").rows() == [
@@ -139,10 +145,11 @@ def test_runs_of_all_stages_are_named_and_scored_over_the_same_queries(tmp_path:
 def test_every_score_is_one_join_away_from_what_it_was_measured_with(lake: Lake, tmp_path: Path) -> None:
     for recipe in ("one", "two"):
         answered = reranked(tmp_path, None, "tags", "list", "tags")
-        made = collect(recipe, SETTINGS, a_run("d0", "d1"), {"sft": answered}, judged(("a", "1")), Fusion("rrf", 0.3))
-        tables = {"scores": made.scores, "rerank_runs": made.runs, "rerank_calls": made.calls}
-        writes = [Replace(name, rows, {"recipe": recipe}) for name, rows in tables.items()]
-        lake.commit([*writes, Replace("run_settings", made.settings, {"recipe": recipe})], message("benchmark_runs"))
+        made = collect(
+            recipe, SETTINGS, a_run("d0", "d1"), {"sft": answered}, judged(("a", "1")), FOLDS, Fusion("rrf", 0.3)
+        )
+        writes = [Replace(name, rows, {"recipe": recipe}) for name, rows in made.tables.items()]
+        lake.commit(writes, message("benchmark_runs"))
     everything = lake.query("SELECT * FROM scores JOIN run_settings USING (recipe, run)")
     assert everything.height == lake.read("scores").height
     told = everything.filter(recipe="two", measure="RR").select(
@@ -158,9 +165,35 @@ def test_every_score_is_one_join_away_from_what_it_was_measured_with(lake: Lake,
     }
 
 
+def test_a_weight_chosen_on_dev_is_kept_with_its_curve_and_spare_queries_are_not_reported(tmp_path: Path) -> None:
+    qids = ("1", "2", "3")
+    first = pl.concat([a_run("d0", "d1").with_columns(qid=pl.lit(qid)) for qid in qids])
+    made = reranked(tmp_path, None)
+    for name in ("run", "calls"):
+        one = pl.read_parquet(tmp_path / f"{name}.parquet")
+        every = pl.concat([one.with_columns(qid=pl.lit(qid)) for qid in qids])
+        every.write_parquet(tmp_path / f"{name}.parquet")
+    folds = pl.DataFrame({"domain": ["a"] * 3, "qid": qids, "fold": ["test", "test", "spare"]})
+    qrels = judged(*(("a", qid) for qid in qids))
+    found = collect("r", SETTINGS, first, {"sft": made}, qrels, folds, Fusion("rrf", None))
+    assert set(found.runs["qid"]) == set(found.calls["qid"]) == set(found.scores["qid"]) == {"1", "2"}
+    assert found.settings.filter(stage="sft+rrf").select("run", "fusion", "fusion_weight").rows() == [
+        ("sft-1+rrf=dev", "rrf", None)
+    ]
+    # The one spare query has its relevant passage first where the student decides.
+    tried = found.weights
+    assert tried.filter("chosen").select("run", "stage", "fold", "weight", "value", "queries").rows() == [
+        ("sft-1+rrf=dev", "sft+rrf", "test", 1.0, 1.0, 1)
+    ]
+    assert tried.filter(weight=0.0)["value"].to_list() != [1.0]
+    set_beforehand = collect("r", SETTINGS, first, {"sft": made}, qrels, folds, Fusion("rrf", 0.5))
+    assert set_beforehand.weights.is_empty()
+    assert found.sha256 != set_beforehand.sha256
+
+
 def test_a_local_model_costs_nothing_and_an_endpoint_says_what_it_costs(tmp_path: Path) -> None:
     def bills(made: Reranked) -> list[tuple[object, ...]]:
-        found = collect("r", SETTINGS, a_run("d0", "d1"), {"sft": made}, judged(("a", "1")))
+        found = collect("r", SETTINGS, a_run("d0", "d1"), {"sft": made}, judged(("a", "1")), FOLDS)
         return found.calls.select("round", "cached_tokens", "usd").rows()
 
     assert bills(reranked(tmp_path, None, None)) == [(1, None, 0.0), (2, None, 0.0)]

@@ -61,6 +61,7 @@ def board_of(
         calls=asked([]) if calls is None else calls,
         scores=pl.concat(scored),
         settings=pl.DataFrame(settings, schema=SETTING, orient="row"),
+        weights=pl.DataFrame(),
     )
     return leaderboard(
         made,

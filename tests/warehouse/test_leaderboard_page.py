@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from ranking.metrics import evaluate
 from warehouse.evaluation import FIRST_STAGE, Reranked, collect
 from warehouse.leaderboard import leaderboard
-from warehouse.pages.comparisons import LINE, Bar, Point, bars, front, pareto, reliability
+from warehouse.pages.comparisons import LINE, Bar, Point, bars, front, pareto, reliability, weights
 from warehouse.pages.extremes import Texts, extremes
 from warehouse.pages.leaderboard import page_values
 from warehouse.pages.reports import write_report
@@ -94,6 +95,20 @@ def test_bars_and_reliability_are_drawn_to_scale() -> None:
     assert float(seen[1].attrib["r"]) > float(seen[0].attrib["r"])
 
 
+def test_the_curve_behind_a_weight_is_drawn_with_what_was_chosen() -> None:
+    tried = [
+        {"fold": fold, "weight": n / 10, "value": 0.3 + 0.01 * (n if fold == "half 1" else -n), "queries": 7,
+         "chosen": n == (10 if fold == "half 1" else 0)}
+        for fold in ("half 1", "half 2") for n in range(11)
+    ]  # fmt: skip
+    drawn = ElementTree.fromstring(weights(tried, "sft+rrf"))
+    lines = [[float(pair.split(",")[1]) for pair in line.attrib["points"].split()] for line in drawn.iter("polyline")]
+    assert [len(line) for line in lines] == [11, 11]
+    assert lines[0] == sorted(lines[0], reverse=True) and lines[1] == sorted(lines[1])
+    told = [title.text for title in drawn.iter("title")]
+    assert told == ["half 1: 1, mean 0.4000 of 7 other dev queries", "half 2: 0, mean 0.3000 of 7 other dev queries"]
+
+
 @pytest.fixture
 def measured(tmp_path: Path) -> tuple[Any, Texts]:
     """Thirty queries whose relevant passage stands at place 6; the model puts it n places higher, or lower."""
@@ -134,8 +149,9 @@ def measured(tmp_path: Path) -> tuple[Any, Texts]:
         ),
         qrels,
     )  # fmt: skip
+    folds = texts.queries.select("domain", "qid", fold=pl.lit("test"))
     model = Reranked("run-1", "model-1", tmp_path, "transformers", "5", "here")
-    return collect("reasonrank", SETTINGS, first, {"sft": model}, qrels), texts
+    return collect("reasonrank", SETTINGS, first, {"sft": model}, qrels, folds), texts
 
 
 def test_the_best_and_worst_queries_are_those_that_gained_and_lost_the_most(measured: tuple[Any, Texts]) -> None:
@@ -170,7 +186,7 @@ def test_a_query_is_shown_with_both_orders_grades_and_the_last_answer(measured: 
     assert len(best["window"]) == 6 and best["window"][0].startswith("Title 1")
     # Where a call shows one passage, each answer stands beside its own.
     alone = made.calls.explode("docids").with_columns(docids=pl.concat_list("docids"))
-    single = type(made)(made.runs, alone, made.scores, made.settings)
+    single = replace(made, calls=alone)
     shown = extremes(single, "reasonrank", "sft", texts)["best"][0]
     assert shown["answer"] is None
     assert shown["reranked"][0]["answer"] == f"<think> turn 2 of {shown['qid']} </think>"

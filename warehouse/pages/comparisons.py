@@ -3,6 +3,7 @@
     pareto([Point("sft", cost=1431, value=.43, low=.36, high=.52, kind="sft")], "tokens a query")
     bars([Bar("sft", .43, .36, .52, "sft")], label="coding")
     reliability(bins)                      # rows of ranking.statistics.Calibration.bins
+    weights(tried, "sft+rrf")              # rows of table fusion_weights
 
 `kind` is the class that colours a mark; the page's style says how. Deliberately absent: which of them is best.
 """
@@ -143,6 +144,31 @@ def reliability(bins: Sequence[Mapping[str, Any]], label: str, width: int = 240)
         if part["count"]
     ]
     return svg("reliability", width, tall, f"Share relevant over mean score, {label}", parts)
+
+
+def weights(tried: Sequence[Mapping[str, Any]], label: str, width: int = 240) -> str:
+    """Mean over the queries that chose, by the student's share: a line a fold, the chosen weight marked."""
+    tall = 170
+    right, foot = width - _RIGHT, tall - _FOOT
+    low, high = min(row["value"] for row in tried), max(row["value"] for row in tried)
+
+    def place(row: Mapping[str, Any]) -> tuple[float, float]:
+        up = (row["value"] - low) / max(1e-9, high - low)
+        return _LEFT + 6 + row["weight"] * (right - _LEFT - 12), foot - 6 - up * (foot - _TOP - 12)
+
+    parts = _axes(width, tall, [(_LEFT + 6, "0"), (right - 6, "1")], "the student's share")
+    parts += [_tick(foot - 6, f"{low:.2f}"), _tick(_TOP + 6, f"{high:.2f}")]
+    for fold in dict.fromkeys(row["fold"] for row in tried):
+        own = sorted((row for row in tried if row["fold"] == fold), key=lambda row: row["weight"])
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, own))
+        parts.append(f'<polyline class="curve" fill="none" points="{line}"/>')
+        parts += [
+            f'<circle class="bin" cx="{place(row)[0]:.1f}" cy="{place(row)[1]:.1f}" r="4"><title>{escape(fold)}: '
+            f"{row['weight']:g}, mean {row['value']:.4f} of {row['queries']} other dev queries</title></circle>"
+            for row in own
+            if row["chosen"]
+        ]
+    return svg("weights", width, tall, f"nDCG@10 on dev by the student's share, {label}", parts)
 
 
 def _axes(width: int, tall: int, ticks: Sequence[tuple[float, str]], label: str) -> list[str]:

@@ -15,7 +15,7 @@ import polars as pl
 from warehouse.evaluation import FIRST_STAGE, Runs
 from warehouse.leaderboard import ALL_DOMAINS, STAGES, in_order, with_measures
 from warehouse.pages import pictures
-from warehouse.pages.comparisons import Bar, Point, bars, pareto, reliability
+from warehouse.pages.comparisons import Bar, Point, bars, pareto, reliability, weights
 from warehouse.pages.extremes import Texts, extremes
 from warehouse.pages.reports import data_uri
 
@@ -53,6 +53,7 @@ def page_values(
             for row in rows
             if row["calibration"] and row["domain"] == ALL_DOMAINS
         ],
+        "weights": _weights(made.weights),
         "extremes": [
             {"recipe": recipe, "stage": stage, **extremes(made, recipe, stage, texts)}
             for recipe in recipes
@@ -103,6 +104,16 @@ def _bars(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         )
         for domain in domains
     ]
+
+
+def _weights(tried: pl.DataFrame) -> list[dict[str, Any]]:
+    """The curve behind every fusion weight that was chosen, a recipe and stage each."""
+    shown = []
+    for (recipe, stage), rows in tried.sort("recipe", "stage", "fold").group_by("recipe", "stage", maintain_order=True):
+        chosen = rows.filter("chosen").select("fold", "weight", "value", "queries").to_dicts()
+        picture = weights(rows.to_dicts(), str(stage))
+        shown.append({"recipe": recipe, "stage": stage, "chosen": chosen, "picture": picture})
+    return shown
 
 
 def _kind(row: Mapping[str, Any]) -> str:
