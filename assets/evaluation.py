@@ -99,7 +99,8 @@ def benchmark_runs(
         "template": load_template(recipe.contract.template).sha256,
         "queries": chosen.queries_per_domain,
         "seed": chosen.seed,
-        "rows": 2,
+        "probe_positions": chosen.probe_positions,
+        "rows": 3,
     }
     yield from produce(context, factory, Step(("benchmark_runs",), name, identity, work, reads))
 
@@ -129,7 +130,7 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
         shown = pl.DataFrame([{name: row[name] for name in pages.SHOWN} for row in rows])
         return {"leaderboard": Made(product, shown, {"leaderboard_bars": pages.picture(board)}, {"report": str(path)})}
 
-    settings = {"resamples": chosen.resamples, "seed": chosen.seed, "page": 7}
+    settings = {"resamples": chosen.resamples, "seed": chosen.seed, "page": 8}
     reads = [("benchmark_runs", list(made))]
     yield from produce(context, factory, Step(("leaderboard",), WHOLE, settings, work, reads))
 

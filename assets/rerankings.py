@@ -41,6 +41,7 @@ def jobs(shop: Shop, factory: Factory, recipe: Recipe, first: pl.DataFrame) -> d
                 output=settings.models / recipe.name,
                 cache=settings.models / "base",
                 seed=settings.profile.seed,
+                probe_positions=settings.profile.evaluation.probe_positions,
             ),
             model_id,
         )

@@ -63,6 +63,19 @@ def kendalls_w(rankings: Sequence[Sequence[str]]) -> float:
     return 3 * int((doubled**2).sum()) / (m**2 * (n**3 - n))
 
 
+def kendall_tau(left: Sequence[str], right: Sequence[str]) -> float:
+    """From 1 (the same order) to -1 (turned round): pairs that both have alike less those they have not, of all pairs.
+
+    One item has but one order: 1.0. Raises ValueError where one is no permutation of the other.
+    """
+    docids, ranks = _ranks([left, right])
+    n = len(docids)
+    if n <= 1:
+        return 1.0
+    signs = _pair_signs(ranks)
+    return int((signs[0] * signs[1]).sum()) / (n * (n - 1))
+
+
 def closest(rankings: Sequence[Sequence[str]], order: Sequence[str]) -> int:
     """Index of the ranking with the highest Kendall tau to `order`, the first of those that share it.
 

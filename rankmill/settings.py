@@ -56,6 +56,9 @@ class EvaluationSettings(BaseModel):
     )
     resamples: int = Field(10_000, ge=100, description="Bootstrap resamples behind each interval.")
     seed: int = Field(0, description="Seed of the choice and of the bootstrap.")
+    probe_positions: bool = Field(
+        False, description="Ask the last window of each query again, turned round: does the order shown decide?"
+    )
 
 
 class Profile(BaseModel):

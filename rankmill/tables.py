@@ -14,7 +14,8 @@ BOARD = (
     "domain", "recipe", "stage", "fused", "split", "queries", "low", "high", "versus_bm25", "versus_low",
     "versus_high", "p", "p_holm", "wins", "ties", "losses", "malformed_rate", "calls_per_query", "depth_per_query",
     "tokens_per_query", "input_tokens_per_query", "output_tokens_per_query", "cached_tokens_per_query",
-    "seconds_per_query", "seconds_p50", "seconds_p95", "usd_per_query", "ece", "tpr", "tnr", "model", "release",
+    "seconds_per_query", "seconds_p50", "seconds_p95", "usd_per_query", "ece", "tpr", "tnr", "position_tau",
+    "position_probes", "model", "release",
 )  # fmt: skip
 CELL = 100  # characters of a cell in a table for people: room for a whole hash
 
@@ -94,7 +95,7 @@ def show_leaderboard(settings: Settings, as_json: bool = False) -> None:
     )  # fmt: skip
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
+    for row, after in zip(rows, [*rows[1:], None], strict=True):
         asked = row["stage"] != "bm25"
         table.add_row(
             row["recipe"],
@@ -113,7 +114,7 @@ def show_leaderboard(settings: Settings, as_json: bool = False) -> None:
             f"{row['tokens_per_query']:.0f}",
             f"{row['seconds_per_query']:.2f}",
             style="bold" if row["best"] else "",
-            end_section=row["stage"] == "rl",
+            end_section=after is None or after["domain"] != row["domain"],
         )
     console = Console()
     Console(width=max(console.width, 170)).print(table)

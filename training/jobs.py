@@ -143,6 +143,7 @@ class RerankJob(Job):
     candidates: Path = Field(description="candidates.parquet: domain, qid, query, docid, rank, score, text.")
     candidates_sha256: str = Field(description="Content hash of the candidate rows.")
     student: Literal["base", "sft", "rl"] = Field(description="Which student this is, for tables and logs.")
+    probe_positions: bool = Field(False, description="Ask each query's last window again, turned round.")
 
     @property
     def stage(self) -> str:
@@ -155,7 +156,8 @@ class RerankJob(Job):
         content = super().content
         del content["release"]
         dtype = self.recipe.model.inference_dtype
-        return {**content, "candidates": self.candidates_sha256, "dtype": dtype}
+        probed = {"probe": "positions"} if self.probe_positions else {}
+        return {**content, "candidates": self.candidates_sha256, "dtype": dtype, **probed}
 
 
 class LeftOut(BaseModel):

@@ -4,7 +4,8 @@
 
 Advances the decoders of all queries together, answers greedily, reads each answer strictly; a malformed one is counted
 by kind and falls back to what can be recovered of its order. Each job leaves run.parquet (domain, qid, docid, rank,
-score, value), calls.parquet (one row a model call) and result.json. Deliberately absent: metrics; scoring a run is
+score, value), calls.parquet (one row a model call) and result.json; with `probe_positions` also probes.parquet, the
+last window of each query asked once more, turned round. Deliberately absent: metrics; scoring a run is
 `ranking.metrics`, and whoever scores it reads the malformed rate beside it.
 """
 
@@ -14,13 +15,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from ranking.decoding.calls import Ranked, Reply
+from ranking.aggregation import kendall_tau
+from ranking.decoding.calls import Call, Ranked, Reply, Task
 from ranking.decoding.desk import Ticket, decode_all
 from ranking.prompts import load_template
 from training.curves import quiet
@@ -42,6 +44,18 @@ CALL_SCHEMA = pl.Schema(
         ("prompt_tokens", pl.Int32),
         ("completion_tokens", pl.Int32),
         ("seconds", pl.Float64),
+    ]
+)
+# `shown` as the window was asked about, `ordered` what was made of it, `turned` what was made of it shown from its end.
+PROBE_SCHEMA = pl.Schema(
+    [
+        ("domain", pl.String),
+        ("qid", pl.String),
+        ("shown", pl.List(pl.String)),
+        ("ordered", pl.List(pl.String)),
+        ("turned", pl.List(pl.String)),
+        ("tau", pl.Float64),
+        ("fault", pl.String),
     ]
 )
 
@@ -70,6 +84,7 @@ class Recorder:
     queries: Sequence[Query]
     reporter: Reporter
     calls: list[dict[str, Any]] = field(default_factory=list)
+    last: dict[int, tuple[Call, Reply]] = field(default_factory=dict)
     rounds: int = 0
 
     def __call__(self, tickets: list[Ticket]) -> list[Reply]:
@@ -84,6 +99,7 @@ class Recorder:
             ticket = tickets[index]
             call, query = ticket.call, self.queries[ticket.query]
             replies[index] = answer.reply
+            self.last[ticket.query] = call, answer.reply
             faults += answer.reply.fault is not None
             self.calls.append(
                 {
@@ -104,9 +120,39 @@ class Recorder:
                 self.reporter.step(f"rerank {self.job.student}", done, len(tickets), metrics)
         return [replies[index] for index in range(len(tickets))]
 
+    def probe(self) -> pl.DataFrame:
+        """The last window of each query asked again, shown from its end: rows of PROBE_SCHEMA.
+
+        `fault` is that of either answer; such a pair has no tau. What orders nothing (a pick, a score) is not probed.
+        """
+        orders = (Task.ORDER, Task.FIRST_TOKEN)
+        asked = [n for n, (call, _) in sorted(self.last.items()) if call.task in orders and len(call.positions) > 1]
+        calls = [replace(self.last[n][0], positions=self.last[n][0].positions[::-1]) for n in asked]
+        prompts = [self._prompt_of(n, call) for n, call in zip(asked, calls, strict=True)]
+        rows: dict[int, dict[str, Any]] = {}
+        for index, answer in self.ranker.answer(prompts, calls):
+            query, (call, reply) = self.queries[asked[index]], self.last[asked[index]]
+            made = (call.positions, reply.order, answer.reply.order)
+            shown, ordered, turned = ([query.docids[position] for position in order] for order in made)
+            fault = reply.fault or answer.reply.fault
+            rows[index] = {
+                "domain": query.domain,
+                "qid": query.qid,
+                "shown": shown,
+                "ordered": ordered,
+                "turned": turned,
+                "tau": None if fault else kendall_tau(ordered, turned),
+                "fault": None if fault is None else str(fault),
+            }
+            self.reporter.step(f"probe {self.job.student}", len(rows), len(asked), {})
+        return pl.DataFrame([rows[index] for index in sorted(rows)], schema=PROBE_SCHEMA)
+
     def _prompt(self, ticket: Ticket) -> list[dict[str, str]]:
-        query = self.queries[ticket.query]
-        passages = [query.passages[position] for position in ticket.call.positions]
+        return self._prompt_of(ticket.query, ticket.call)
+
+    def _prompt_of(self, number: int, call: Call) -> list[dict[str, str]]:
+        query = self.queries[number]
+        passages = [query.passages[position] for position in call.positions]
         return call_prompt(self.job.recipe, self.ranker.tokenizer, query.text, passages)
 
 
@@ -136,6 +182,8 @@ def run(job: RerankJob, reporter: Reporter, started: float | None = None) -> Rer
     with workspace(job) as part:
         run_rows(everything, final).write_parquet(part / "run.parquet")
         pl.DataFrame(recorder.calls, schema=CALL_SCHEMA).write_parquet(part / "calls.parquet")
+        if job.probe_positions:
+            recorder.probe().write_parquet(part / "probes.parquet")
         malformed = Counter(call["fault"] for call in recorder.calls if call["fault"])
         prompt_tokens = sum(call["prompt_tokens"] for call in recorder.calls)
         completion_tokens = sum(call["completion_tokens"] for call in recorder.calls)

@@ -22,7 +22,14 @@ from warehouse.fusing import KEYS, SPARE, WEIGHTS, Fusion, fused
 from warehouse.lake import canonical_sha256, content_sha256
 
 FIRST_STAGE = "bm25"
-TABLES = ("rerank_runs", "rerank_calls", "scores", "run_settings", "fusion_weights")  # as the fields of Runs
+TABLES = (
+    "rerank_runs",
+    "rerank_calls",
+    "scores",
+    "run_settings",
+    "fusion_weights",
+    "position_probes",
+)  # as the fields of Runs
 RUN_COLUMNS = ("domain", "qid", "docid", "rank", "score")
 CALL_COLUMNS = (
     "domain", "qid", "round", "docids", "completion", "fault", "prompt_tokens", "completion_tokens", "seconds",
@@ -39,6 +46,17 @@ OF_A_RUN = {
     "fusion_weight": pl.Float64, "engine": pl.String, "engine_version": pl.String, "hardware": pl.String,
     "calls": pl.Int64, "malformed": pl.String, "malformed_rate": pl.Float64,
 }  # fmt: skip
+PROBE = pl.Schema(
+    {
+        "domain": pl.String,
+        "qid": pl.String,
+        "shown": pl.List(pl.String),
+        "ordered": pl.List(pl.String),
+        "turned": pl.List(pl.String),
+        "tau": pl.Float64,
+        "fault": pl.String,
+    }
+)
 
 
 def held_out(queries: pl.DataFrame, qrels: pl.DataFrame, limit: int | None, seed: int) -> pl.DataFrame:
@@ -111,7 +129,7 @@ class Runs:
     """Runs of all stages, the calls behind them, per-query scores and what each run was made with, as rows of the lake.
 
     `settings` has a row a run (table run_settings); every score is one join away from it, by recipe and run. `weights`
-    are those that were tried for fused runs (table fusion_weights).
+    are those that were tried for fused runs (table fusion_weights), `probes` windows that were asked both ways round.
     """
 
     runs: pl.DataFrame
@@ -119,17 +137,20 @@ class Runs:
     scores: pl.DataFrame
     settings: pl.DataFrame
     weights: pl.DataFrame
+    probes: pl.DataFrame
 
     @property
     def tables(self) -> dict[str, pl.DataFrame]:
         """The rows by the name of their table."""
-        return dict(zip(TABLES, (self.runs, self.calls, self.scores, self.settings, self.weights), strict=True))
+        frames = (self.runs, self.calls, self.scores, self.settings, self.weights, self.probes)
+        return dict(zip(TABLES, frames, strict=True))
 
     @property
     def sha256(self) -> str:
         """Over what was measured; what the calls took, in seconds too, is no part of it."""
         keys = {"scores": ["stage", *KEYS, "measure"], "rerank_runs": ["stage", *KEYS, "rank"],
-                "run_settings": ["stage"], "fusion_weights": ["stage", "fold", "weight"]}  # fmt: skip
+                "run_settings": ["stage"], "fusion_weights": ["stage", "fold", "weight"],
+                "position_probes": ["stage", *KEYS]}  # fmt: skip
         return canonical_sha256([content_sha256(self.tables[table], by) for table, by in keys.items()])
 
 
@@ -172,11 +193,14 @@ def collect(
     runs = [_named(unscored, recipe, FIRST_STAGE, names)]
     retrieved = {name: settings[name] for name in ("first_stage", "query_retrieved", "recipe_sha256")}
     told = [{**retrieved, **names, "recipe": recipe, "stage": FIRST_STAGE, "fusion": "none", **_malformed(None)}]
-    calls, tried = [], []
+    calls, tried, probes = [], [], [_named(pl.DataFrame(schema=PROBE), recipe, FIRST_STAGE, names)]
     for stage, made in reranked.items():
         names = {"run": made.run, "model": made.model}
         answered = _calls_of(made).join(reported, on=KEYS, how="semi")
         calls.append(_named(answered, recipe, stage, names))
+        if (probed := made.folder / "probes.parquet").is_file():
+            asked_twice = pl.read_parquet(probed).join(reported, on=KEYS, how="semi")
+            probes.append(_named(asked_twice, recipe, stage, names))
         how = {
             **{name: settings[name] for name in SETTINGS},
             "recipe": recipe,
@@ -211,6 +235,7 @@ def collect(
         pl.concat(tried)
         if tried
         else pl.DataFrame(schema={**WEIGHTS, "recipe": pl.String, "stage": pl.String, "run": pl.String}),
+        pl.concat(probes),
     )
 
 

@@ -3,8 +3,9 @@
     board = leaderboard(runs, qrels, splits, models, resamples=10_000, seed=0)
 
 A row holds the mean with its interval, the paired comparison with the first stage (difference, p, wins), what the
-answers cost, how many were malformed, and how far a pointwise model's scores may be read as probabilities. Deliberately
-absent: the page that shows it (pages.leaderboard), and any verdict on a model (promotion).
+answers cost, how many were malformed, how far a pointwise model's scores may be read as probabilities, and how far the
+order decides in which a window is shown. Deliberately absent: the page that shows it (pages.leaderboard), and any
+verdict on a model (promotion).
 """
 
 import json
@@ -53,7 +54,8 @@ def leaderboard(
                     continue
                 # What was fused was asked once, for both.
                 asked = made.calls.filter(pl.col("recipe") == recipe, pl.col("stage") == stage.partition("+")[0])
-                scored = answered.filter(pl.col("recipe") == recipe, pl.col("stage") == stage)
+                own = pl.col("recipe") == recipe, pl.col("stage") == stage
+                scored = answered.filter(*own)
                 rows.append(
                     {
                         "recipe": recipe,
@@ -67,6 +69,7 @@ def leaderboard(
                         **_statistics(part, _of(base, domain), resamples, seed),
                         **_costs(_of(asked, domain), part.select(KEYS)),
                         **_calibrated(_of(scored, domain)),
+                        **_position_bias(_of(made.probes.filter(*own), domain)),
                     }
                 )
     return _corrected(pl.DataFrame(rows, infer_schema_length=None))
@@ -190,3 +193,9 @@ def _calibrated(scored: pl.DataFrame) -> dict[str, Any]:
     found = calibration(scored["score"].to_numpy(), scored["relevant"].to_numpy())
     told = {"passages": scored.height, "relevant": int(scored["relevant"].sum()), "bins": found.bins.to_dicts()}
     return {"ece": found.ece, "tpr": found.tpr, "tnr": found.tnr, "calibration": json.dumps(told)}
+
+
+def _position_bias(probes: pl.DataFrame) -> dict[str, Any]:
+    """Mean tau of windows that were asked both ways round: 1 where the order shown decides nothing."""
+    told = probes["tau"].drop_nulls()
+    return {"position_tau": told.mean() if told.len() else None, "position_probes": told.len() or None}

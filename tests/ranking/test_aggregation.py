@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ranking.aggregation import aggregate, closest, kendalls_w
+from ranking.aggregation import aggregate, closest, kendall_tau, kendalls_w
 from ranking.lists import seed_of
 
 Method = Literal["rrf", "borda"]
@@ -205,3 +205,18 @@ def test_many_noisy_samples_together_come_nearer_the_truth_than_they_do_alone(me
 
     merged = aggregate(rankings, method)
     assert tau(merged) > fmean(map(tau, rankings)) + 0.1
+
+
+@given(samples(least=2, at_least=2))
+def test_tau_of_two_orders_is_scipys(rankings: Samples) -> None:
+    left, right = rankings[:2]
+    expected = stats.kendalltau([left.index(docid) for docid in left], [right.index(docid) for docid in left]).statistic
+    assert kendall_tau(left, right) == pytest.approx(expected)
+    assert kendall_tau(left, left) == 1.0
+    assert kendall_tau(left, left[::-1]) == -1.0
+
+
+def test_tau_wants_the_same_docids() -> None:
+    assert kendall_tau(["a"], ["a"]) == 1.0
+    with pytest.raises(ValueError, match="ranking 1"):
+        kendall_tau(["a", "b"], ["a", "c"])

@@ -236,6 +236,67 @@ def test_answers_reorder_the_window_and_malformed_ones_give_what_can_be_recovere
     assert recorder.calls[0]["docids"] == [queries[0].docids[n] for n in (1, 2, 3)]
 
 
+@pytest.mark.parametrize(("kind", "tau"), [("copies the order shown", -1.0), ("reads", 1.0), ("babbles", None)])
+def test_a_window_turned_round_tells_a_reader_from_one_that_copies_the_order_shown(
+    kind: str, tau: float | None, recipe: Recipe, tiny: ModelRef, candidates_path: Path, tmp_path: Path, reporter: Lines
+) -> None:
+    from ranking.decoding.desk import decode_all
+    from ranking.decoding.listwise import sliding_window
+    from training.generate import Completion, Decoding
+    from training.rankers import Words
+    from training.student import load_tokenizer
+
+    queries = rerank.read_queries(candidates_path)
+    texts = {passage: docid for query in queries for passage, docid in zip(query.passages, query.docids, strict=True)}
+
+    class Scripted:
+        """Orders a prompt's passages by their ids, by where they stand, or says nothing."""
+
+        model = None
+        tokenizer = load_tokenizer(tiny.path)
+
+        def write(self, prompts: list[Any], *_: Any) -> Any:
+            for number, prompt in enumerate(prompts):
+                said = " ".join(message["content"] for message in prompt)
+                shown = sorted((said.index(text), docid) for text, docid in texts.items() if text in said)
+                places = [place for place, _ in enumerate(shown, start=1)]
+                if kind == "reads":
+                    places.sort(key=lambda place: shown[place - 1][1])
+                order = " > ".join(f"[{place}]" for place in places)
+                text = "hm" if kind == "babbles" else f"<think> a </think> <answer> {order} </answer>"
+                yield number, Completion((1, 2), (3,), text, 0.1)
+
+    job = rerank_job(recipe, tiny, candidates_path, tmp_path)
+    words = Words(recipe, Scripted(), Decoding(max_new_tokens=8))  # type: ignore[arg-type]
+    recorder = rerank.Recorder(job, words, queries, reporter)
+    decode_all([4] * 4, sliding_window(3, 2), recorder)
+    asked = len(recorder.calls)
+    probes = recorder.probe()
+    assert probes.schema == rerank.PROBE_SCHEMA and probes.height == 4
+    assert probes["tau"].to_list() == [tau] * 4
+    assert probes["fault"].to_list() == ["tags" if tau is None else None] * 4
+    windows = {(call["domain"], call["qid"]): call["docids"] for call in recorder.calls}
+    for probe in probes.iter_rows(named=True):
+        assert probe["shown"] == windows[probe["domain"], probe["qid"]]
+        if tau is not None:
+            assert probe["turned"] == (probe["shown"] if tau < 0 else probe["ordered"])[:: -1 if tau < 0 else 1]
+    # What was asked to probe is no part of what the reranking cost.
+    assert len(recorder.calls) == asked
+
+
+def test_probing_is_work_of_its_own_and_leaves_other_jobs_alone(
+    recipe: Recipe, tiny: ModelRef, candidates_path: Path, tmp_path: Path, reporter: Lines
+) -> None:
+    plain = rerank_job(recipe, tiny, candidates_path, tmp_path)
+    probed = plain.model_copy(update={"probe_positions": True})
+    assert probed.sha256 != plain.sha256
+    assert "probe" not in plain.content
+    result = rerank.run(probed, reporter)
+    probes = pl.read_parquet(probed.folder / "probes.parquet")
+    # A student that writes nonsense has no order to compare.
+    assert probes["fault"].to_list() == ["tags"] * 4 and result.calls == 8
+
+
 def test_a_query_too_long_for_the_model_keeps_its_order_and_is_named(
     recipe: Recipe, tiny: ModelRef, tokenizer: Any, candidates_path: Path, tmp_path: Path, reporter: Lines
 ) -> None:

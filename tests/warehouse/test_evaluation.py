@@ -12,6 +12,7 @@ from small_lake import message
 
 from warehouse.evaluation import (
     FIRST_STAGE,
+    PROBE,
     Reranked,
     candidate_texts,
     collect,
@@ -189,6 +190,20 @@ def test_a_weight_chosen_on_dev_is_kept_with_its_curve_and_spare_queries_are_not
     set_beforehand = collect("r", SETTINGS, first, {"sft": made}, qrels, folds, Fusion("rrf", 0.5))
     assert set_beforehand.weights.is_empty()
     assert found.sha256 != set_beforehand.sha256
+
+
+def test_windows_asked_both_ways_round_are_kept_where_a_job_asked_so(tmp_path: Path) -> None:
+    made = reranked(tmp_path, None)
+
+    def probes() -> list[tuple[object, ...]]:
+        found = collect("r", SETTINGS, a_run("d0", "d1"), {"sft": made}, judged(("a", "1")), FOLDS)
+        return found.tables["position_probes"].select("run", "stage", "qid", "turned", "tau").rows()
+
+    assert probes() == []
+    row = {"domain": "a", "qid": "1", "shown": ["d0", "d1"], "ordered": ["d1", "d0"], "turned": ["d0", "d1"],
+           "tau": -1.0, "fault": None}  # fmt: skip
+    pl.DataFrame([row, {**row, "qid": "elsewhere"}], schema=PROBE).write_parquet(tmp_path / "probes.parquet")
+    assert probes() == [("sft-1", "sft", "1", ["d0", "d1"], -1.0)]
 
 
 def test_a_local_model_costs_nothing_and_an_endpoint_says_what_it_costs(tmp_path: Path) -> None:

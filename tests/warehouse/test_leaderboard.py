@@ -24,6 +24,7 @@ RUN = {
     "docid": pl.String, "value": pl.Float64,
 }  # fmt: skip
 SETTING = {"recipe": pl.String, "run": pl.String, "highest_score": pl.Float64}
+PROBE = {"recipe": pl.String, "stage": pl.String, "domain": pl.String, "tau": pl.Float64}
 QRELS = {"domain": pl.String, "qid": pl.String, "docid": pl.String, "grade": pl.Int64}
 Call = tuple[str, str, str, int, list[str], str | None, int, int, float]
 
@@ -55,6 +56,7 @@ def board_of(
     runs: Sequence[tuple[Any, ...]] = (),
     settings: Sequence[tuple[str, str, float | None]] = (),
     qrels: Sequence[tuple[str, str, str, int]] = (),
+    probes: Sequence[tuple[str, str, str, float | None]] = (),
 ) -> pl.DataFrame:
     made = Runs(
         runs=pl.DataFrame(runs, schema=RUN, orient="row"),
@@ -62,6 +64,7 @@ def board_of(
         scores=pl.concat(scored),
         settings=pl.DataFrame(settings, schema=SETTING, orient="row"),
         weights=pl.DataFrame(),
+        probes=pl.DataFrame(probes, schema=PROBE, orient="row"),
     )
     return leaderboard(
         made,
@@ -222,3 +225,14 @@ def test_scores_of_a_pointwise_model_are_held_against_the_judgements() -> None:
     assert (told["passages"], told["relevant"], sum(part["count"] for part in told["bins"])) == (4, 2, 4)
     # An order is no score: neither the first stage nor what is fused with it is calibrated.
     assert [row_of(board, "a", stage)["ece"] for stage in ("bm25", "sft+rrf")] == [None, None]
+
+
+def test_windows_turned_round_are_told_as_mean_tau_of_those_with_two_orders() -> None:
+    values = {("a", "1"): 0.5, ("b", "1"): 0.5}
+    probes = [("r", "sft", "a", 1.0), ("r", "sft", "a", 0.5), ("r", "sft", "a", None), ("r", "sft", "b", -1.0)]
+    board = board_of([scores("r", stage, values) for stage in ("bm25", "base", "sft")], probes=probes)
+    told = [row_of(board, domain, "sft") for domain in ("a", "b", ALL_DOMAINS)]
+    assert [(row["position_tau"], row["position_probes"]) for row in told] == [
+        (0.75, 2), (-1.0, 1), (pytest.approx(0.5 / 3), 3),
+    ]  # fmt: skip
+    assert row_of(board, "a", "base")["position_tau"] is None
