@@ -47,15 +47,15 @@ OF_A_RUN = {
     "calls": pl.Int64, "malformed": pl.String, "malformed_rate": pl.Float64,
 }  # fmt: skip
 PROBE = pl.Schema(
-    {
-        "domain": pl.String,
-        "qid": pl.String,
-        "shown": pl.List(pl.String),
-        "ordered": pl.List(pl.String),
-        "turned": pl.List(pl.String),
-        "tau": pl.Float64,
-        "fault": pl.String,
-    }
+    [
+        ("domain", pl.String),
+        ("qid", pl.String),
+        ("shown", pl.List(pl.String)),
+        ("ordered", pl.List(pl.String)),
+        ("turned", pl.List(pl.String)),
+        ("tau", pl.Float64),
+        ("fault", pl.String),
+    ]
 )
 
 
