@@ -100,6 +100,7 @@ def benchmark_runs(
         "queries": chosen.queries_per_domain,
         "seed": chosen.seed,
         "probe_positions": chosen.probe_positions,
+        "think_twins": chosen.think_twins,
         "rows": 3,
     }
     yield from produce(context, factory, Step(("benchmark_runs",), name, identity, work, reads))

@@ -12,7 +12,16 @@ from assets.resources import Factory
 from ranking.prompts import load_template
 from training.jobs import RerankJob, base_model, finished
 from training.recipes import Recipe
-from training.seams import RandomGroups, ScoreThink, TeacherScore, WeightedFusion, YesNo
+from training.seams import (
+    Contract,
+    ListwiseDirect,
+    ListwiseThink,
+    RandomGroups,
+    ScoreThink,
+    TeacherScore,
+    WeightedFusion,
+    YesNo,
+)
 from warehouse import evaluation
 from warehouse.fusing import Fusion, weights_in_words
 from warehouse.models import newest_model
@@ -20,7 +29,7 @@ from warehouse.production import Shop
 
 
 def jobs(shop: Shop, factory: Factory, recipe: Recipe, first: pl.DataFrame) -> dict[str, tuple[RerankJob, str]]:
-    """A reranking job and a model id for each student, by stage."""
+    """A reranking job and a model id for each student, by stage; where the profile says so, its twin's beside it."""
     settings = factory.settings
     path, digest = evaluation.keep_candidates(first, settings.home / "work")
     base = base_model(recipe)
@@ -29,12 +38,15 @@ def jobs(shop: Shop, factory: Factory, recipe: Recipe, first: pl.DataFrame) -> d
         row = newest_model(shop.lake, recipe.name, stage)
         reference = {"path": str(settings.home / row["path"]), "sha256": row["weights_sha256"]}
         students[stage] = (reference, row["model"], row["release"])
+    ways = {stage: (stage, recipe) for stage in students}
+    if settings.profile.evaluation.think_twins and (other := twin(recipe)) is not None:
+        ways |= {evaluation.twin_stage(stage, other[0]): (stage, other[1]) for stage in students}
     return {
-        stage: (
+        name: (
             RerankJob(
-                recipe=recipe,
-                release=release,
-                model=model,
+                recipe=asked,
+                release=students[stage][2],
+                model=students[stage][0],
                 candidates=path,
                 candidates_sha256=digest,
                 student=stage,
@@ -43,10 +55,20 @@ def jobs(shop: Shop, factory: Factory, recipe: Recipe, first: pl.DataFrame) -> d
                 seed=settings.profile.seed,
                 probe_positions=settings.profile.evaluation.probe_positions,
             ),
-            model_id,
+            students[stage][1],
         )
-        for stage, (model, model_id, release) in students.items()
+        for name, (stage, asked) in ways.items()
     }
+
+
+def twin(recipe: Recipe) -> tuple[str, Recipe] | None:
+    """The recipe with its students asked the other way, and its name: with a chain or without. None where none is."""
+    others: dict[str, tuple[str, Contract]] = {
+        "listwise_think": ("direct", ListwiseDirect()),
+        "listwise_direct": ("think", ListwiseThink()),
+    }
+    found = others.get(recipe.contract.name)
+    return None if found is None else (found[0], recipe.model_copy(update={"contract": found[1]}))
 
 
 def reranked(job: RerankJob, model: str) -> evaluation.Reranked:
@@ -54,7 +76,8 @@ def reranked(job: RerankJob, model: str) -> evaluation.Reranked:
     result = finished(job)
     assert result is not None  # run_jobs has just seen to it
     version = f"{result.versions['transformers']} on torch {result.versions['torch']}"
-    return evaluation.Reranked(job.folder.name, model, job.folder, "transformers", version, result.hardware)
+    asked = _asked(job.recipe)
+    return evaluation.Reranked(job.folder.name, model, job.folder, "transformers", version, result.hardware, asked)
 
 
 def fusion(recipe: Recipe) -> Fusion | None:
@@ -78,11 +101,19 @@ def settings(recipe: Recipe, first_stage: str) -> dict[str, Any]:
         "passage_tokens": decoding.passage_tokens or recipe.units.passage_tokens,
         "temperature": 0,
         "repeats": decoding.repeats if isinstance(decoding, RandomGroups) else 1,
-        "think": recipe.contract.think,
-        "template": recipe.contract.template,
-        "prompt_sha256": load_template(recipe.contract.template).sha256,
+        **_asked(recipe),
         "highest_score": _highest_score(recipe),
         "recipe_sha256": recipe.sha256,
+    }
+
+
+def _asked(recipe: Recipe) -> dict[str, Any]:
+    """What a student and its twin differ in."""
+    contract = recipe.contract
+    return {
+        "think": contract.think,
+        "template": contract.template,
+        "prompt_sha256": load_template(contract.template).sha256,
     }
 
 

@@ -59,6 +59,9 @@ class EvaluationSettings(BaseModel):
     probe_positions: bool = Field(
         False, description="Ask the last window of each query again, turned round: does the order shown decide?"
     )
+    think_twins: bool = Field(
+        False, description="Ask every student of a listwise recipe the other way, too: without its chain, or with one."
+    )
 
 
 class Profile(BaseModel):

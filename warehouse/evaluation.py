@@ -9,7 +9,7 @@ Deliberately absent: reranking itself (training.rerank), and what scores add up 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from warehouse.fusing import KEYS, SPARE, WEIGHTS, Fusion, fused
 from warehouse.lake import canonical_sha256, content_sha256
 
 FIRST_STAGE = "bm25"
+TWIN = "~"
 TABLES = (
     "rerank_runs",
     "rerank_calls",
@@ -113,7 +114,7 @@ def score(run: pl.DataFrame, qrels: pl.DataFrame) -> pl.DataFrame:
 class Reranked:
     """A finished reranking: the name of the run, its model's id, and the folder with run.parquet and calls.parquet.
 
-    `engine`, its version and `hardware` say what answered.
+    `engine`, its version and `hardware` say what answered; `asked` holds those of `SETTINGS` that are this run's own.
     """
 
     run: str
@@ -122,6 +123,7 @@ class Reranked:
     engine: str
     engine_version: str
     hardware: str
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,16 @@ def keep_candidates(candidates: pl.DataFrame, folder: Path) -> tuple[Path, str]:
     return path, digest
 
 
+def twin_stage(stage: str, way: str) -> str:
+    """The name of a student's run when it is asked the other way: sft~direct was taught with a chain."""
+    return f"{stage}{TWIN}{way}"
+
+
+def student_of(stage: str) -> str:
+    """Which student a stage's run is of: sft for sft+rrf, sft~direct and sft~direct+rrf."""
+    return stage.partition("+")[0].partition(TWIN)[0]
+
+
 def fused_stage(stage: str, fusion: Fusion) -> str:
     """The name that a stage's fused run goes by, as in sft+rrf."""
     return f"{stage}+{fusion.method}"
@@ -203,6 +215,7 @@ def collect(
             probes.append(_named(asked_twice, recipe, stage, names))
         how = {
             **{name: settings[name] for name in SETTINGS},
+            **made.asked,
             "recipe": recipe,
             "engine": made.engine,
             "engine_version": made.engine_version,

@@ -17,7 +17,7 @@ import polars as pl
 
 from ranking.metrics import DEFAULT_MEASURES
 from ranking.statistics import bootstrap_mean, calibration, holm, randomisation_test, win_tie_loss
-from warehouse.evaluation import FIRST_STAGE, Runs
+from warehouse.evaluation import FIRST_STAGE, Runs, student_of
 
 STAGES = (FIRST_STAGE, "base", "sft", "rl")
 HEADLINE = "nDCG@10"
@@ -76,8 +76,8 @@ def leaderboard(
 
 
 def in_order(stages: Sequence[str]) -> list[str]:
-    """Stages as they follow each other, each one's fused run behind it."""
-    return sorted(stages, key=lambda stage: (STAGES.index(stage.partition("+")[0]), stage))
+    """Stages as they follow each other, each one's fused run behind it, and then its twin that was asked otherwise."""
+    return sorted(stages, key=lambda stage: (STAGES.index(student_of(stage)), stage))
 
 
 def with_measures(board: pl.DataFrame) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ Every decision is a row of `promotions`: the rule's and people's, none altered. 
 those of a later model of its recipe is read at the snapshot that its decision names.
 
 Deliberately absent: measuring a champion anew on queries that came later (they count for the bound alone), correction
-for the nights that a rule is asked, and fused runs, which no server serves.
+for the nights that a rule is asked, and runs that no server serves: fused ones, and those asked the other way.
 """
 
 from collections.abc import Mapping
@@ -21,13 +21,15 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from ranking.statistics import bootstrap_mean, holm, randomisation_test
-from warehouse.evaluation import FIRST_STAGE
+from warehouse.evaluation import FIRST_STAGE, TWIN
 from warehouse.lake import Append, CommitMessage, Lake, canonical_sha256, content_sha256, now
 from warehouse.production import CODE_VERSION
 
 PROMOTED, CHALLENGER, ROLLED_BACK = "promoted", "challenger", "rolled_back"
 RULE = "rule"  # stands in `who` where no person decided
 KEYS = ["domain", "qid"]
+# Neither fused nor asked otherwise than the recipe says.
+AS_SERVED = ~pl.col("fused") & ~pl.col("stage").str.contains(TWIN, literal=True)
 _RECORD = {
     "number": pl.Int64, "model": pl.String, "recipe": pl.String, "stage": pl.String, "decision": pl.String,
     "against": pl.String, "reason": pl.String, "measure": pl.String, "value": pl.Float64, "queries": pl.Int64,
@@ -97,9 +99,9 @@ def measured(scores: pl.DataFrame, model: str, measure: str) -> pl.DataFrame:
     """What a model scored: domain, qid, value, first (the first stage's value), alike.
 
     `alike` is all that the first stage scored on the query: two models with the same one were measured on the same
-    list and judgements. Fused runs are left out.
+    list and judgements. Fused runs are left out, and those of a student that was asked the other way.
     """
-    ours = scores.filter(pl.col("model") == model, ~pl.col("fused"), pl.col("measure") == measure)
+    ours = scores.filter(pl.col("model") == model, AS_SERVED, pl.col("measure") == measure)
     first = (
         scores.filter(pl.col("stage") == FIRST_STAGE, pl.col("recipe").is_in(ours["recipe"].unique().implode()))
         .sort("measure")
@@ -295,7 +297,7 @@ def standings(lake: Lake, measure: str = "nDCG@10") -> pl.DataFrame:
     history = lake.read("promotions").sort("number", "created_at")
     champion = standing(history).champion
     last = {row["model"]: row for row in history.iter_rows(named=True)}
-    scores = lake.read("scores", {"measure": measure}).filter(~pl.col("fused"))
+    scores = lake.read("scores", {"measure": measure}).filter(AS_SERVED)
     means = dict(scores.group_by("model").agg(pl.col("value").mean()).iter_rows())
     words = {PROMOTED: "was champion", CHALLENGER: "challenger", ROLLED_BACK: "rolled back"}
     taken_back, rows = _taken_back(lake, lake.snapshot()), []

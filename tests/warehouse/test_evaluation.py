@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -19,6 +20,8 @@ from warehouse.evaluation import (
     held_out,
     keep_candidates,
     score,
+    student_of,
+    twin_stage,
 )
 from warehouse.fusing import Fusion
 from warehouse.lake import Lake, Replace
@@ -204,6 +207,20 @@ def test_windows_asked_both_ways_round_are_kept_where_a_job_asked_so(tmp_path: P
            "tau": -1.0, "fault": None}  # fmt: skip
     pl.DataFrame([row, {**row, "qid": "elsewhere"}], schema=PROBE).write_parquet(tmp_path / "probes.parquet")
     assert probes() == [("sft-1", "sft", "1", ["d0", "d1"], -1.0)]
+
+
+def test_a_twin_has_settings_of_its_own_and_the_name_of_its_student(tmp_path: Path) -> None:
+    made = reranked(tmp_path, None)
+    other = replace(made, run="sft-2", asked={"think": False, "template": "rank_student_direct"})
+    name = twin_stage("sft", "direct")
+    assert [student_of(stage) for stage in (FIRST_STAGE, "sft", f"{name}+rrf", "rl+z_score")] == [
+        FIRST_STAGE, "sft", "sft", "rl",
+    ]  # fmt: skip
+    found = collect("r", SETTINGS, a_run("d0", "d1"), {"sft": made, name: other}, judged(("a", "1")), FOLDS)
+    assert found.settings.select("stage", "think", "template", "window_size").rows()[1:] == [
+        ("sft", True, "rank_student", 2), ("sft~direct", False, "rank_student_direct", 2),
+    ]  # fmt: skip
+    assert not found.scores["fused"].any()
 
 
 def test_a_local_model_costs_nothing_and_an_endpoint_says_what_it_costs(tmp_path: Path) -> None:

@@ -227,6 +227,20 @@ def test_scores_of_a_pointwise_model_are_held_against_the_judgements() -> None:
     assert [row_of(board, "a", stage)["ece"] for stage in ("bm25", "sft+rrf")] == [None, None]
 
 
+def test_a_student_asked_the_other_way_is_a_row_of_its_own_with_costs_of_its_own() -> None:
+    values = {("a", "1"): 0.5}
+    stages = ["bm25", "base", "sft", "sft+rrf", "sft~direct", "sft~direct+rrf", "rl"]
+    calls: list[Call] = [
+        ("sft", "a", "1", 1, ["d1", "d2"], None, 100, 400, 9.0),
+        ("sft~direct", "a", "1", 1, ["d1", "d2"], None, 90, 10, 1.0),
+    ]
+    board = board_of([scores("r", stage, values) for stage in reversed(stages)], asked(calls))
+    assert board.filter(domain="a")["stage"].to_list() == stages
+    written = {stage: row_of(board, "a", stage)["output_tokens_per_query"] for stage in stages}
+    assert (written["sft"], written["sft+rrf"]) == (400, 400)
+    assert (written["sft~direct"], written["sft~direct+rrf"]) == (10, 10)
+
+
 def test_windows_turned_round_are_told_as_mean_tau_of_those_with_two_orders() -> None:
     values = {("a", "1"): 0.5, ("b", "1"): 0.5}
     probes = [("r", "sft", "a", 1.0), ("r", "sft", "a", 0.5), ("r", "sft", "a", None), ("r", "sft", "b", -1.0)]

@@ -16,6 +16,18 @@ from warehouse.promotion import PromotionRefused, PromotionSettings, compare, ju
 SETTINGS = PromotionSettings()
 
 
+def test_a_model_is_judged_as_it_is_served_and_not_by_its_twin_that_was_asked_the_other_way(lake: Lake) -> None:
+    better = scores("a", {"new": level(0.5, "law", "math")})
+    twin = better.filter(model="new").with_columns(stage=pl.lit("sft~direct"), value=pl.lit(0.0), run=pl.lit("twin"))
+    both = pl.concat([better, twin])
+    assert measured(both, "new", "nDCG@10").equals(measured(better, "new", "nDCG@10"))
+    evaluate(lake, "a", {"new": level(0.5, "law", "math")})
+    lake.commit([Append("scores", twin)], message("runs"))
+    assert night(lake, "a") == [("new", promotion.PROMOTED)]
+    value = promotion.standings(lake)["value"][0]
+    assert value == pytest.approx(0.5055)
+
+
 def night(lake: Lake, *recipes: str, settings: PromotionSettings = SETTINGS) -> list[tuple[str, str]]:
     """The asset's work: judge what is new, and keep it; gives models and decisions."""
     judged = judge_new(lake, lake.snapshot(), list(recipes or ("a", "b")), settings, 500, 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from warehouse.evaluation import FIRST_STAGE, Runs
+from warehouse.evaluation import FIRST_STAGE, TWIN, Runs, student_of
 from warehouse.leaderboard import ALL_DOMAINS, STAGES, in_order, with_measures
 from warehouse.pages import pictures
 from warehouse.pages.comparisons import Bar, Point, bars, pareto, reliability, weights
@@ -39,7 +39,8 @@ def page_values(
     """
     rows = with_measures(board)
     for row in rows:
-        row["champion"] = not row["fused"] and row["model"] == (champion or FIRST_STAGE)
+        as_it_is = row["stage"] == student_of(row["stage"])
+        row["champion"] = as_it_is and row["model"] == (champion or FIRST_STAGE)
         row["malformed"] = json.loads(row["malformed"] or "{}")
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
     return {
@@ -117,13 +118,13 @@ def _weights(tried: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _kind(row: Mapping[str, Any]) -> str:
-    return row["stage"].partition("+")[0] + (" fused" if row["fused"] else "")
+    return student_of(row["stage"]) + (" fused" if row["fused"] or TWIN in row["stage"] else "")
 
 
 def _looked_at(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """The stage whose queries are shown: the champion's, else the last that was trained, as it ranks by itself."""
     stages = [row["stage"] for row in rows if row["champion"] and row["stage"] != FIRST_STAGE]
-    trained = [row["stage"] for row in rows if not row["fused"] and row["stage"] != FIRST_STAGE]
+    trained = [row["stage"] for row in rows if row["stage"] == student_of(row["stage"]) != FIRST_STAGE]
     found = stages or in_order(trained)
     return found[-1] if found else None
 
