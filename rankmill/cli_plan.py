@@ -50,9 +50,9 @@ def plan(
         quiet()
         shape, tokenizer, whose = shape_and_tokenizer(chosen, settings.models / "base")
         rows = {split: read_rows(path, split) for split in ("sft", "rl")}
-        made = plan_of(
-            chosen, rows, tokenizer, shape, ACCELERATORS[device], count, settings.profile_that_buys_nothing.seed
-        )
+        profile_read = settings.profile_that_buys_nothing
+        vllm = profile_read.training.vllm
+        made = plan_of(chosen, rows, tokenizer, shape, ACCELERATORS[device], count, profile_read.seed, vllm)
         if as_json:
             stages = [{**asdict(stage), "fits": stage.fits(made.device)} for stage in made.stages]
             typer.echo(json.dumps({**asdict(made), "release": name, "tokenizer": whose, "stages": stages}))

@@ -21,6 +21,7 @@ from flows.campaign import Home
 from flows.questions import LabelSettings
 from flows.teacher import STAND_IN, VLLM, TeacherSettings
 from training.recipes import Recipe, load_recipe, merge
+from training.running import Running
 from warehouse.audit.drift import DriftBounds
 from warehouse.catalog import Bucket, Place
 from warehouse.curation.curate import ReleaseSettings
@@ -82,6 +83,7 @@ class Profile(BaseModel):
     )
     hub: bool = Field(True, description="Whether benchmarks may be fetched from the Hugging Face hub.")
     seed: int = Field(0, ge=0, description="Seed of sampling in training.")
+    training: Running = Field(Running(), description="How training processes run here.")
     recipe: dict[str, Any] = Field(default_factory=dict, description="Values that replace those of every recipe here.")
     recipes: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="The same for one recipe, by its name; laid over `recipe`."

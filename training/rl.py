@@ -3,16 +3,18 @@
     python -m training.rl JOB.json
 
 Starts from the SFT checkpoint, or from the base model where the recipe has no supervised stage, and trains on the `rl`
-rows of a release with TRL's GRPOTrainer. Rollouts come from `training.generate`, the same code that reranks; the reward
-from `ranking.rewards`. What becomes of groups whose rollouts are all worth the same is in `training.groups`. Reward by
-term and the rate of malformed rollouts are reported each step. Deliberately absent: a learned reward model, and
-rollouts by a vLLM server.
+rows of a release with TRL's GRPOTrainer. Rollouts come from `training.generate`, the same code that reranks, or from
+vLLM where the profile says so; the reward from `ranking.rewards`; what becomes of groups whose rollouts are all worth
+the same is in `training.groups`. Reward by term and the rate of malformed rollouts are reported each step. Deliberately
+absent: a learned reward model.
 """
 
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from ranking.parsing import Fault
 from ranking.rewards import MultiViewReward, RewardBatch, exact_label, query_reciprocal_rank
 from training.curves import Tally
 from training.examples import RankingExample, rl_prompts
+from training.faults import TrainingStopped
 from training.host import settle
 from training.jobs import RlJob, TrainResult
-from training.recipes import Recipe
+from training.ranks import count, sharded
+from training.recipes import Recipe, RecipeError
 from training.reporting import Reporter, open_reporter
 from training.seams import ExactLabel, MultiView, PairUnits, QueryReciprocalRank, TeacherScore
 from training.stages import Bench, Data, carry_out, common, lora
@@ -75,14 +79,17 @@ def _trainer(job: RlJob, examples: Sequence[RankingExample], bench: Bench) -> An
         {"prompt": e.prompt, "row_id": e.row_id, "relevant": list(e.relevant), "teacher_order": list(e.teacher_order)}
         for e in examples
     ]
+    arguments = _config(job, bench.desk)  # before weights: see `common`
+    # What TRL writes rollouts with gathers shared-out weights; a twin would need them all.
+    twin = None if sharded() or job.vllm else rollout_function(job.recipe, Writer(bench.twin, bench.tokenizer))
     trainer = _arranging(GRPOTrainer)(
         model=load_student(bench.source),
         reward_funcs=[reward_function(job.recipe, bench.tally.seen)],
-        args=_config(job.recipe, bench.desk, job.seed),
+        args=arguments,
         train_dataset=Dataset.from_list(columns),
         processing_class=bench.tokenizer,
         peft_config=lora(job.recipe.model),
-        rollout_func=rollout_function(job.recipe, Writer(bench.twin, bench.tokenizer)),
+        rollout_func=twin,
     )
     trainer.tally = bench.tally
     trainer.groups = Groups(job.recipe.grpo, job.seed)
@@ -223,17 +230,28 @@ def rollout_function(recipe: Recipe, writer: Any) -> Callable[..., dict[str, Any
     return roll_out
 
 
-def _config(recipe: Recipe, part: Path, seed: int) -> Any:
+def _config(job: RlJob, part: Path) -> Any:
     from trl import GRPOConfig
 
-    sampling = recipe.grpo
-    drawn = sampling.prompts * sampling.rollouts
+    recipe, sampling = job.recipe, job.recipe.grpo
+    drawn, together = sampling.prompts * sampling.rollouts, sampling.updates * sampling.batch * count()
+    if drawn % together:
+        raise RecipeError(
+            f"sampling: prompts x rollouts = {drawn} completions do not divide into {sampling.updates} updates of "
+            f"{count()} processes' batches of {sampling.batch}; lower sampling.batch, or num_processes in {job.launch}"
+        )
+    whole = recipe.units.negatives + 1 if isinstance(recipe.units, PairUnits) else 1
+    if sampling.prompts % (whole * count()):
+        raise RecipeError(
+            f"sampling: prompts is {sampling.prompts}; {count()} processes with {whole} prompts of a query each want a "
+            f"multiple of {whole * count()}"
+        )
     return GRPOConfig(
         learning_rate=sampling.lr,
         max_steps=sampling.max_steps,
         lr_scheduler_type=sampling.scheduler,
         per_device_train_batch_size=sampling.batch,
-        gradient_accumulation_steps=drawn // (sampling.updates * sampling.batch),
+        gradient_accumulation_steps=drawn // together,
         generation_batch_size=drawn,
         num_generations=sampling.rollouts,
         max_completion_length=sampling.max_completion_tokens,
@@ -244,8 +262,22 @@ def _config(recipe: Recipe, part: Path, seed: int) -> Any:
         scale_rewards=sampling.scale_rewards,
         remove_unused_columns=False,
         shuffle_dataset=recipe.reward.name != "query_reciprocal_rank",
-        **common(recipe.model, part, seed),
+        **vllm_arguments(job),
+        **common(recipe.model, part, job.seed),
     )
+
+
+def vllm_arguments(job: RlJob) -> dict[str, Any]:
+    """What TRL is told of vLLM, where it writes the rollouts. Raises TrainingStopped where it is not installed."""
+    if job.vllm is None:
+        return {}
+    if find_spec("vllm") is None:
+        raise TrainingStopped(
+            "training.vllm wants rollouts by vLLM, which is not installed here. Install it beside the training "
+            f"libraries (pip install 'trl[vllm]=={version('trl')}', on a machine with a GPU), or set training.vllm to "
+            "null in the profile: transformers writes them then, more slowly"
+        )
+    return job.vllm.arguments()
 
 
 def main(argv: Sequence[str]) -> None:

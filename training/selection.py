@@ -27,6 +27,7 @@ from training.checkpoints import TrainingDataError
 from training.curves import Curve
 from training.jobs import LeftOut, TrainJob
 from training.rankers import Ranker, call_prompt, misfit
+from training.ranks import first, same, wait
 from training.recipes import Recipe
 from training.seams import Selecting
 from training.survival import Member
@@ -129,10 +130,11 @@ class Selection(Member):
         begun = time.perf_counter()
         self.ranker.model.load_state_dict(model.state_dict())
         with torch.random.fork_rng():
-            value = dev_ndcg(self.job.recipe, self.ranker, self.lists)
+            value = same(dev_ndcg(self.job.recipe, self.ranker, self.lists) if first() else 0.0)
         if value > self.best:
             self.step, self.best, self.since = step, value, 0
-            self._save(model, step)
+            if first():
+                self._save(model, step)
         else:
             self.since += 1
         seconds = time.perf_counter() - begun
@@ -145,6 +147,7 @@ class Selection(Member):
         from safetensors.torch import load_file
 
         assert self.step is not None  # step 0 was evaluated
+        wait()
         kept = load_file(self._file(self.step))
         with torch.no_grad():
             for name, weight in _learning(model).items():

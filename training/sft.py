@@ -19,6 +19,7 @@ from training.examples import PairGroup, RankingExample, pair_groups, sft_exampl
 from training.host import settle
 from training.jobs import SftJob, TrainResult
 from training.rankers import NO, YES
+from training.ranks import count
 from training.reporting import Reporter, open_reporter
 from training.seams import FirstTokenRankNet, SoftmaxCrossEntropy, Student, Supervised
 from training.stages import Bench, Data, carry_out, common, lora
@@ -58,9 +59,10 @@ def _cross_entropy_trainer(job: SftJob, examples: Sequence[RankingExample], benc
 
     from training.student import load_student
 
+    arguments = _config(job.recipe.supervised, job.recipe.model, bench.desk, job.seed)  # before weights: see `common`
     trainer = _recording(SFTTrainer)(
         model=load_student(bench.source),
-        args=_config(job.recipe.supervised, job.recipe.model, bench.desk, job.seed),
+        args=arguments,
         train_dataset=Dataset.from_list([{"prompt": e.prompt, "completion": e.completion} for e in examples]),
         processing_class=bench.tokenizer,
         peft_config=lora(job.recipe.model),
@@ -100,17 +102,18 @@ def _row_trainer(job: SftJob, bench: Bench) -> dict[str, Any]:
 
     from training.student import load_student
 
+    rates = _lengths_and_rates(job.recipe.supervised)
+    arguments = TrainingArguments(
+        remove_unused_columns=False, **rates, **common(job.recipe.model, bench.desk, job.seed)
+    )
     model, adapters = load_student(bench.source), lora(job.recipe.model)
     if adapters is not None:
         from peft import get_peft_model
 
         model = get_peft_model(model, adapters)
-    rates = _lengths_and_rates(job.recipe.supervised)
     return {
         "model": model,
-        "args": TrainingArguments(
-            remove_unused_columns=False, **rates, **common(job.recipe.model, bench.desk, job.seed)
-        ),
+        "args": arguments,
         "processing_class": bench.tokenizer,
         "pad": bench.tokenizer.pad_token_id,
         "tally": bench.tally,
@@ -129,7 +132,7 @@ def _tokens(tokenizer: Any, words: Sequence[str]) -> list[int]:
 
 
 def _recording(trainer: type) -> Any:
-    """A trainer class that counts in `tally` the tokens and rows that its steps drew.
+    """A trainer class with batches of like length that counts in `tally` the tokens and rows that its steps drew.
 
     TRL drops every column but its own, so a row is known again by its tokens (`of_tokens`).
     """
@@ -137,6 +140,12 @@ def _recording(trainer: type) -> Any:
     class Recording(trainer):
         of_tokens: Mapping[tuple[int, ...], Sequence[str]]
         tally: Tally
+
+        def _get_train_sampler(self, *_: Any, **__: Any) -> Any:
+            from training.batching import AlikeBatches
+
+            lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+            return AlikeBatches(lengths, self.args.train_batch_size * count())
 
         def training_step(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
             self.tally.count(inputs["attention_mask"])
@@ -160,7 +169,6 @@ def _config(objective: Supervised, model: Student, part: Path, seed: int) -> Any
     return SFTConfig(
         max_length=objective.max_tokens,
         completion_only_loss=True,
-        train_sampling_strategy="group_by_length",
         **_lengths_and_rates(objective),
         **common(model, part, seed),
     )

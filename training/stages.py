@@ -21,6 +21,8 @@ from training.examples import PairGroup, RankingExample
 from training.faults import explained, guard
 from training.jobs import LeftOut, RlJob, SftJob, TrainResult, finished, publish, workspace
 from training.rankers import ranker_for
+from training.ranks import count, first, join, same, sharded, wait
+from training.recipes import RecipeError
 from training.reporting import Reporter
 from training.seams import Student
 from training.selection import Selection, dev_lists
@@ -82,10 +84,13 @@ def carry_out(job: SftJob | RlJob, names: Mapping[str, str], prepare: Prepare, r
     Raises TrainingDataError when no row fits, TrainingStopped where the stage cannot go on.
     """
     started = time.time()
-    if (done := finished(job)) is None:
+    join()
+    if same(finished(job)) is None:
         with alone(job, reporter):
-            if (done := finished(job)) is None:  # by whom this process waited for
+            if same(finished(job)) is None:  # by whom this process waited for
                 return _train(job, names, prepare, reporter, started)
+    done = finished(job)
+    assert done is not None
     reporter.note(f"{job.stage}: nothing to do, {job.folder} is finished")
     return done
 
@@ -99,6 +104,9 @@ def _train(
     from training.student import load_tokenizer, resolve
 
     set_seed(job.seed)
+    if first():
+        resolve(job.model, job.base_cache)  # which may convert it
+    wait()
     source = resolve(job.model, job.base_cache)
     tokenizer = load_tokenizer(source)
     data, trainer_of = prepare(job, read_rows(job.rows, job.stage), tokenizer)
@@ -121,28 +129,59 @@ def _train(
         trainer.train(resume_from_checkpoint=keeper.found(reporter))
     if selection is not None:
         selection.put_back(trainer.model)
+    model, seen, tokens = whole_model(trainer, bench), tally.rows(), tally.sums()[0]
+    if not first():
+        wait()
+        result = finished(job)
+        assert result is not None  # the first process has published it
+        return result
     with workspace(job) as part:
         result = write_checkpoint(
             part,
             job,
-            merged(trainer.model),
+            merged(model),
             tokenizer,
             row_ids=data.row_ids,
             queries_cut=data.queries_cut,
             left_out=data.left_out,
-            seen=tally.seen,
+            seen=seen,
             history=curve.history,
             steps=trainer.state.global_step,
             chosen_step=None if selection is None else selection.step,
             dev_ndcg=None if selection is None else selection.best,
             went_on_at=keeper.went_on_at,
-            tokens=tally.tokens,
+            tokens=tokens,
             started=started,
             train_seconds=curve.seconds,
         )
         publish(part, job, result)
+    wait()
     keeper.forget()
     return result
+
+
+def whole_model(trainer: Any, bench: Bench) -> Any:
+    """The trained model with all of its weights, in the first process; all of them ask.
+
+    Several processes may each hold a part of it: those are put together on the CPU, in a model made anew.
+    """
+    if count() == 1:
+        return trainer.model
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    from training.student import load_student
+
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if not first():
+        return None
+    unset_hf_deepspeed_config()  # or it would be made in parts again
+    model = load_student(bench.source, device="cpu")
+    if (adapters := lora(bench.model)) is not None:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, adapters)
+    model.load_state_dict(weights)
+    return model
 
 
 def _selection(job: SftJob | RlJob, bench: Bench, curve: Curve) -> Selection | None:
@@ -150,6 +189,11 @@ def _selection(job: SftJob | RlJob, bench: Bench, curve: Curve) -> Selection | N
     how = job.recipe.selecting(job.stage)
     if how is None:
         return None
+    if sharded():
+        raise RecipeError(
+            f"evaluate_every is {how.evaluate_every}, and ranking dev rows on the way wants all weights in one "
+            f"process; {job.launch} shares them out. Set evaluate_every to null, or training.launch to ddp."
+        )
     ranker = ranker_for(job.recipe, bench.twin, bench.tokenizer)
     lists, left_out = dev_lists(read_rows(job.rows, "dev"), how, job.recipe, ranker, job.seed)
     curve.reporter.note(
@@ -159,7 +203,10 @@ def _selection(job: SftJob | RlJob, bench: Bench, curve: Curve) -> Selection | N
 
 
 def common(model: Student, folder: Path, seed: int) -> dict[str, Any]:
-    """Trainer settings that every stage shares: precision, device, seeds; what is kept when is `Keeper`'s to say."""
+    """Trainer settings that every stage shares: precision, device, seeds; what is kept when is `Keeper`'s to say.
+
+    Make the arguments before weights are read: they tell transformers whether each process reads its part alone.
+    """
     from training.student import arithmetic, best_device
 
     cpu = best_device() == "cpu"
@@ -170,6 +217,7 @@ def common(model: Student, folder: Path, seed: int) -> dict[str, Any]:
         "fp16": False,
         "gradient_checkpointing": model.gradient_checkpointing,
         "dataloader_pin_memory": not cpu,
+        "ddp_find_unused_parameters": False,
         "logging_steps": 1,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,

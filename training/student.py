@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from training.jobs import BASE_WHEELS, ModelRef, weights_sha256
+from training.ranks import sharded
 
 
 class StudentError(RuntimeError):
@@ -45,6 +46,7 @@ def load_tokenizer(source: Path | str) -> Any:
 def load_student(source: Path | str, device: str = "auto", dtype: str = "float32") -> Any:
     """A causal language model in evaluation mode on `device` (auto: the accelerator if there is one, else the CPU).
 
+    Where the weights are shared out, auto leaves them where they are read: no device would hold them all.
     See `arithmetic` for what becomes of `dtype` on this machine.
     """
     import torch
@@ -59,7 +61,9 @@ def load_student(source: Path | str, device: str = "auto", dtype: str = "float32
             f"{source}: no such model here, and the hub gave none ({error}). "
             f"Set model.base in the recipe to a local folder, or to smollm2, which comes with the installation."
         ) from error
-    return model.to(best_device() if device == "auto" else device).eval()
+    if device == "auto":
+        return model.eval() if sharded() else model.to(best_device()).eval()
+    return model.to(device).eval()
 
 
 def best_device() -> str:

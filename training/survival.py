@@ -10,10 +10,10 @@
 
 The trainer's own checkpoint (weights, optimizer, schedule, random states) is joined by what it does not keep: the
 curve, the rows seen, and the random state from which the epoch's order of rows was drawn. It is written on a desk and
-gets its name when all of it is on disk, so that whatever bears the name is whole; the one before it goes then. How
-often: see `TrainJob`; a stage that is done sooner keeps none. Deliberately absent: checkpoints as a product
-(`jobs.publish`), and files of another origin: these are read by the job that wrote them, with the library versions that
-wrote them.
+gets its name when all of it is on disk, so that whatever bears the name is whole; the one before it goes then. The
+profile says how often (`training.running`); a stage that is done sooner keeps none. Deliberately absent: checkpoints as
+a product (`jobs.publish`), and files of another origin: these are read by the job that wrote them, with the library
+versions that wrote them.
 """
 
 import fcntl
@@ -28,6 +28,7 @@ from typing import Any
 
 from training.checkpoints import versions
 from training.jobs import TrainJob, sync
+from training.ranks import first, same, wait
 from training.reporting import Reporter
 
 PREFIX = "checkpoint-"
@@ -38,7 +39,7 @@ class Member:
     """Whoever has something to go on with beside the weights."""
 
     def state(self) -> dict[str, Any]:
-        """What JSON can hold of it."""
+        """What JSON can hold of it, of all processes together; all of them ask."""
         raise NotImplementedError
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -53,8 +54,12 @@ class Member:
 def alone(job: TrainJob, reporter: Reporter) -> Iterator[None]:
     """Hold the job's folder for going on; waits while a living process holds it, and takes it from a dead one.
 
-    What holds nothing but the lock in the end is removed.
+    What holds nothing but the lock in the end is removed. The first process holds it for all of a stage.
     """
+    if not first():
+        wait()
+        yield
+        return
     folder, lock = job.resume, job.resume / "lock"
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,6 +73,7 @@ def alone(job: TrainJob, reporter: Reporter) -> Iterator[None]:
         if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
             break
         os.close(descriptor)
+    wait()
     try:
         yield
     finally:
@@ -88,7 +94,9 @@ class Keeper:
         self.went_on_at: list[int] = []
         self._epoch: dict[str, Any] = {}
         self._found: Path | None = None
-        shutil.rmtree(self.desk, ignore_errors=True)
+        if first():
+            shutil.rmtree(self.desk, ignore_errors=True)
+        wait()
 
     @property
     def newest(self) -> Path | None:
@@ -102,7 +110,9 @@ class Keeper:
         memory, step = json.loads((newest / MEMORY).read_text(encoding="utf-8")), _step(newest)
         if memory["versions"] != versions():
             reporter.note(f"{self.job.stage}: step {step} was kept by other library versions; beginning anew")
-            shutil.rmtree(newest)
+            wait()
+            if first():
+                shutil.rmtree(newest)
             return None
         for name, member in self.members.items():
             member.restore(memory["members"][name])
@@ -119,7 +129,8 @@ class Keeper:
 
     def forget(self) -> None:
         """Remove all that was kept."""
-        shutil.rmtree(self.job.resume, ignore_errors=True)
+        if first():
+            shutil.rmtree(self.job.resume, ignore_errors=True)
 
     def callback(self) -> Any:
         """A transformers TrainerCallback that keeps; add it behind those whose state it is to keep."""
@@ -140,7 +151,7 @@ class Keeper:
                 if job.checkpoint_steps is not None:
                     control.should_save = state.global_step - self.step >= job.checkpoint_steps
                 else:
-                    control.should_save = time.monotonic() - self.kept >= job.checkpoint_seconds
+                    control.should_save = same(time.monotonic() - self.kept >= job.checkpoint_seconds)
 
             def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
                 keeper._keep(state.global_step, _generator(given["train_dataloader"]))
@@ -172,13 +183,18 @@ class Keeper:
         """Complete what the trainer wrote on the desk, and give it its name."""
         from safetensors.torch import save_file
 
+        states = {name: member.state() for name, member in self.members.items()}
+        wait()  # each process writes a part of it
+        if not first():
+            wait()
+            return
         made = self.desk / f"{PREFIX}{step}"
         (made / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody reads
         save_file(self._epoch | ({"generator": generator.get_state()} if generator is not None else {}), made / ORDER)
         memory = {
             "versions": versions(),
             "went_on_at": self.went_on_at,
-            "members": {name: member.state() for name, member in self.members.items()},
+            "members": states,
         }
         (made / MEMORY).write_text(json.dumps(memory), encoding="utf-8")
         sync(made)
@@ -192,6 +208,7 @@ class Keeper:
         shutil.rmtree(self.desk)
         for member in self.members.values():
             member.tidy()
+        wait()
 
 
 def _step(path: Path) -> int:
@@ -200,4 +217,6 @@ def _step(path: Path) -> int:
 
 def _generator(dataloader: Any) -> Any:
     """The sampler's own generator of random numbers, or None where it draws from torch's."""
-    return getattr(getattr(dataloader.batch_sampler, "sampler", None), "generator", None)
+    batches = dataloader.batch_sampler
+    whole = getattr(batches, "batch_sampler", batches)  # of which this process has a part, where there are several
+    return getattr(getattr(whole, "sampler", None), "generator", None)

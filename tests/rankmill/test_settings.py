@@ -8,12 +8,12 @@ from rankmill.settings import Settings, SettingsError, load_profile
 
 
 def test_every_shipped_profile_is_valid_and_says_what_it_is() -> None:
-    for name in ("offline", "api", "gpu"):
+    for name in ("offline", "api", "gpu", "gpu-32b"):
         assert load_profile(name).description
 
 
 def test_an_unknown_profile_names_those_there_are() -> None:
-    with pytest.raises(SettingsError, match=r"no profile 'ofline'. Profiles: api, gpu, offline"):
+    with pytest.raises(SettingsError, match=r"no profile 'ofline'. Profiles: api, gpu, gpu-32b, offline"):
         load_profile("ofline")
 
 

@@ -15,6 +15,7 @@ from training.checkpoints import read_rows
 from training.jobs import ModelRef, SftJob
 from training.planning import ACCELERATORS, KNOWN, Plan, Shape, plan_of
 from training.recipes import Recipe
+from training.running import Vllm
 from training.student import load_student, load_tokenizer
 
 QWEN = KNOWN["Qwen/Qwen2.5-7B-Instruct"]
@@ -30,9 +31,11 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelRef, Path]:
     return model, folder / "rows.parquet"
 
 
-def planned(recipe: Recipe, words: tuple[ModelRef, Path], shape: Shape = QWEN, count: int = 1) -> Plan:
+def planned(
+    recipe: Recipe, words: tuple[ModelRef, Path], shape: Shape = QWEN, count: int = 1, vllm: Vllm | None = None
+) -> Plan:
     rows = {split: read_rows(words[1], split) for split in ("sft", "rl")}
-    return plan_of(recipe, rows, load_tokenizer(words[0].path), shape, ACCELERATORS["h100"], count, seed=1)
+    return plan_of(recipe, rows, load_tokenizer(words[0].path), shape, ACCELERATORS["h100"], count, 1, vllm)
 
 
 @pytest.mark.parametrize("name", ["reasonrank", "first", "direct-point", "erank"])
@@ -68,3 +71,15 @@ def test_adapters_and_checkpointing_save_memory(words: tuple[ModelRef, Path]) ->
 
     assert memory(tuning="lora") < memory(tuning="full") / 3
     assert memory(gradient_checkpointing=True) < memory(gradient_checkpointing=False)
+
+
+def test_vllm_takes_its_share_of_the_memory_where_it_lies(words: tuple[ModelRef, Path]) -> None:
+    def rl(vllm: Vllm | None) -> tuple[float, float]:
+        stage = planned(system("reasonrank"), words, count=8, vllm=vllm).stages[1]
+        return stage.memory, stage.hours
+
+    alone, whole = rl(Vllm(mode="server", url="http://127.0.0.1:8000"))[0], ACCELERATORS["h100"].memory
+    assert rl(Vllm(memory=0.3))[0] == pytest.approx(alone + 0.3 * whole)
+    assert rl(Vllm(memory=0.9, sleep=True))[0] == pytest.approx(max(alone, 0.9 * whole))
+    assert rl(None)[0] > alone
+    assert rl(Vllm(tensor_parallel=4))[1] < rl(Vllm())[1] == rl(None)[1]

@@ -1,0 +1,154 @@
+"""How training processes run: the profile says it, the job carries it, and accelerate takes the configurations."""
+
+import dataclasses
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from word_stages import make_words, run, sft_job, write_rows
+
+from rankmill.settings import SettingsError, load_profile
+from training import rl
+from training.faults import TrainingStopped
+from training.jobs import ModelRef, RlJob, SftJob, command, finished
+from training.recipes import load_recipe
+from training.running import CONFIGURATIONS, Running, Vllm
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "reasonrank.yaml"
+
+
+def job(kind: type[SftJob] | type[RlJob], output: Path, **running: Any) -> SftJob | RlJob:
+    model = ModelRef(path="x", sha256="w")
+    recipe = load_recipe(RECIPE)
+    return kind(recipe=recipe, release="r", rows=output / "rows.parquet", model=model, output=output, **running)
+
+
+def profile_file(folder: Path, **training: Any) -> str:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({"extends": "offline", "description": "Mine.", "training": training}))
+    return str(path)
+
+
+def test_what_a_profile_says_of_checkpoints_a_job_carries(tmp_path: Path) -> None:
+    running = load_profile(profile_file(tmp_path, checkpoint_steps=7, checkpoint_seconds=60)).training
+    made = SftJob.model_validate_json(job(SftJob, tmp_path, **dict(running)).model_dump_json())
+    assert (made.checkpoint_steps, made.checkpoint_seconds, made.launch) == (7, 60.0, None)
+    assert dict(load_profile("offline").training) == dict(Running())
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"checkpoint_steps": 0}, "greater than or equal to 1"),
+        ({"checkpoint_minutes": 5}, "checkpoint_minutes"),
+        ({"launch": "zero9"}, "known: ddp, fsdp, zero3, or the path of a .yaml file"),
+        ({"vllm": {"mode": "server"}}, "url: http://127.0.0.1:8000"),
+        ({"vllm": {"url": "http://127.0.0.1:8000"}}, "url belongs to mode: server"),
+    ],
+)
+def test_a_profile_that_cannot_run_says_why(training: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load_profile(profile_file(tmp_path, **training))
+
+
+def test_a_configuration_says_how_many_processes_it_starts(tmp_path: Path) -> None:
+    path = tmp_path / "open.yaml"
+    path.write_text("distributed_type: MULTI_GPU\nnum_processes: -1\n")
+    with pytest.raises(ValidationError, match="num_processes is -1; say how many processes"):
+        Running(launch=path)
+
+
+@pytest.mark.parametrize("name", ["zero3", "fsdp", "ddp"])
+def test_accelerate_takes_the_shipped_configurations(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.utils import DistributedType
+
+    read = load_config_from_file(str(CONFIGURATIONS / f"{name}.yaml"))
+    kinds = {"zero3": DistributedType.DEEPSPEED, "fsdp": DistributedType.FSDP, "ddp": DistributedType.MULTI_GPU}
+    assert read.distributed_type == kinds[name] and read.num_processes == 8 and read.mixed_precision == "bf16"
+    if name == "zero3":
+        assert read.deepspeed_config["zero_stage"] == 3 and read.deepspeed_config["zero3_save_16bit_model"]
+    if name == "fsdp":
+        assert read.fsdp_config["fsdp_version"] == 2 and read.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
+
+
+def test_a_profile_that_names_one_is_started_by_accelerate_and_reranking_is_not(tmp_path: Path) -> None:
+    from accelerate.commands.launch import launch_command_parser
+
+    plain, launched = job(SftJob, tmp_path), job(SftJob, tmp_path, launch="zero3")
+    assert command(plain)[1:3] == ["-m", "training.sft"]
+    words = command(launched)
+    assert words[1:4] == ["-m", "accelerate.commands.accelerate_cli", "launch"]
+    read = launch_command_parser().parse_args(words[4:])
+    assert read.config_file == str(CONFIGURATIONS / "zero3.yaml") and read.module
+    assert read.training_script == "training.sft"
+    (path,) = read.training_script_args
+    assert SftJob.model_validate_json(Path(path).read_bytes()) == launched
+
+
+def test_only_what_shapes_a_result_is_part_of_its_hash(tmp_path: Path) -> None:
+    plain = job(RlJob, tmp_path)
+    assert plain.sha256 == job(RlJob, tmp_path, checkpoint_seconds=1.0).sha256
+    assert job(RlJob, tmp_path, launch="zero3").sha256 == job(RlJob, tmp_path, launch="fsdp").sha256 != plain.sha256
+    written = job(RlJob, tmp_path, vllm={"mode": "colocate"})
+    assert written.sha256 == job(RlJob, tmp_path, vllm={"mode": "colocate", "memory": 0.5}).sha256 != plain.sha256
+    assert job(SftJob, tmp_path, vllm={}).sha256 == job(SftJob, tmp_path).sha256
+
+
+def test_the_32b_profile_is_the_papers() -> None:
+    from rankmill.settings import Settings
+
+    recipe = Settings.load().model_copy(update={"profile_name": "gpu-32b"}).recipe("reasonrank")
+    model, sft, rl = recipe.model, recipe.supervised, recipe.grpo
+    assert (model.base, model.tuning, model.rank, model.alpha) == ("Qwen/Qwen2.5-32B-Instruct", "lora", 32, 32)
+    assert (sft.lr, sft.epochs, sft.batch, sft.accumulation, sft.max_tokens) == (1e-4, 4, 1, 8, 23_552)
+    assert (rl.lr, rl.prompts, rl.rollouts, rl.kl, rl.clip, rl.max_steps) == (1e-5, 16, 8, 0.001, 0.2, 200)
+    seven = load_recipe(RECIPE)
+    assert (seven.supervised.lr, seven.supervised.epochs, seven.grpo.lr) == (5e-6, 5, 1e-6)
+
+
+@pytest.mark.parametrize("vllm", [Vllm(), Vllm(mode="server", url="http://127.0.0.1:8000")])
+def test_what_is_said_of_vllm_is_what_trl_knows(vllm: Vllm) -> None:
+    from trl.trainer.grpo_config import GRPOConfig
+
+    assert vllm.arguments().keys() <= {field.name for field in dataclasses.fields(GRPOConfig)}
+    assert vllm.arguments()["vllm_mode"] == vllm.mode
+
+
+def test_rollouts_by_vllm_where_there_is_none_are_an_error_that_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingStopped, match=r"pip install 'trl\[vllm\]==1\.\d+\.\d+'.* or set training\.vllm to null"
+    ):
+        rl.vllm_arguments(job(RlJob, tmp_path, vllm={"mode": "colocate"}))
+
+
+def test_two_processes_learn_what_one_with_twice_the_batch_learns_and_one_of_them_tells(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    two = {"distributed_type": "MULTI_GPU", "use_cpu": True, "num_processes": 2, "num_machines": 1, "machine_rank": 0}
+    plain = {"compute_environment": "LOCAL_MACHINE", "mixed_precision": "no", "gpu_ids": "all", "debug": False}
+    (tmp_path / "cpu.yaml").write_text(yaml.safe_dump({**plain, **two}))
+    words, rows = make_words(tmp_path / "words"), write_rows(tmp_path, "sft")
+    steps = {"max_steps": 4, "evaluate_every": None}
+    launched = sft_job(words, rows, tmp_path, "direct-point", {**steps, "batch": 2},
+                       launch=tmp_path / "cpu.yaml", checkpoint_steps=2)  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command(launched), capture_output=True, text=True, env=environment, timeout=300)
+    result = finished(launched)
+    assert ended.returncode == 0 and result is not None, ended.stderr
+    assert re.findall(r"^sft (\d)/4 ", ended.stderr, re.MULTILINE) == ["1", "2", "3", "4"]
+
+    alone = sft_job(words, rows, tmp_path, "direct-point", {**steps, "batch": 4})
+    whole = run(alone)
+    assert (result.rows_seen, result.tokens, result.steps) == (whole.rows_seen, whole.tokens, whole.steps)
+    assert [entry["loss"] for entry in result.history] == pytest.approx([e["loss"] for e in whole.history], abs=1e-4)
+    ours, theirs = (load_file(job.folder / "model.safetensors") for job in (launched, alone))
+    assert ours.keys() == theirs.keys()
+    assert all((ours[name] - theirs[name]).abs().max() < 1e-4 for name in ours)
+    assert not launched.resume.exists()
