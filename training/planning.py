@@ -17,7 +17,7 @@ Deliberately absent: pipeline and tensor parallelism, and measured figures (thos
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -125,7 +125,7 @@ def plan_of(
     vllm: Vllm | None = None,
 ) -> Plan:
     """The plan over the rows of each split (sft, rl); `vllm` writes the rollouts where it is given."""
-    planned = {"sft": _supervised, "rl": partial(_reinforced, vllm=vllm)}
+    planned: dict[str, Callable[..., StagePlan]] = {"sft": _supervised, "rl": partial(_reinforced, vllm=vllm)}
     stages = tuple(
         planned[stage](recipe, rows[stage], tokenizer, shape, device, count, seed) for stage in recipe.stages
     )
