@@ -24,7 +24,7 @@ pytestmark = pytest.mark.vllm
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "reasonrank-direct.yaml"
 SHORT: dict[str, Any] = {
     "units": {"max_passages": 3, "passage_tokens": 16, "query_tokens": 16},
-    "objective": {"lr": 2e-4, "epochs": 30, "batch": 4, "accumulation": 1, "max_steps": 30, "max_tokens": 400},
+    "objective": {"lr": 2e-4, "epochs": 8, "batch": 4, "accumulation": 1, "max_steps": 8, "max_tokens": 400},
     "model": {"base": "smollm2", "gradient_checkpointing": False},
 }
 ANSWER = "<answer> [2] > [3] > [1] </answer>"
