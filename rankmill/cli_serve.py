@@ -61,7 +61,7 @@ def rerank(
         settings = Settings.load()
         chosen = choose_model(settings, model, recipe)
         lists = read_lists(run, queries, passages)
-        with _Watching(Console(stderr=True)) as watch:
+        with Watching(Console(stderr=True)) as watch:
             summary = rerank_files(settings, chosen, lists, out, batch, exact, watch)
         kept = f", {summary.from_journal} of them kept from before" if summary.from_journal else ""
         rate = 100 * sum(summary.malformed.values()) / max(1, summary.calls)
@@ -163,7 +163,7 @@ def _stop_signal() -> Any:
     return stop
 
 
-class _Watching:
+class Watching:
     """Shows progress: a bar on a terminal, else a line every few seconds."""
 
     def __init__(self, console: Any) -> None:

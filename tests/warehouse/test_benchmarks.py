@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from warehouse.intake.benchmarks import BenchmarkError, load_benchmark, read_benchmarks
+from warehouse.benchmarks.registry import BenchmarkError, load_benchmark
+from warehouse.intake.benchmarks import read_benchmarks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REGISTRY = sorted((REPOSITORY / "benchmarks").glob("*.yaml"))

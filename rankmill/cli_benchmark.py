@@ -1,0 +1,135 @@
+"""`rankmill benchmark`: what is registered, a part's texts as a folder, and a model beside what others published."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rankmill.options import AsJson, Home, ProfileName, environment, plain_errors
+
+app = typer.Typer(
+    help="Measure on published benchmarks: list them, fetch their texts, run a first stage and a model.",
+    no_args_is_help=True,
+)
+Named = Annotated[str, typer.Argument(help="A part of a registered benchmark, such as BRIGHT/biology, or a folder.")]
+
+
+@app.command(name="list")
+def list_(as_json: AsJson = False) -> None:
+    """Every registered benchmark, its parts, and what was published for it."""
+    with plain_errors():
+        from rankmill.benchmark import REGISTRY
+        from rankmill.tables import show_rows
+        from warehouse.benchmarks.registry import registered
+
+        known = registered(REGISTRY)
+        if as_json:
+            typer.echo(json.dumps([one.model_dump(mode="json") for one in known]))
+            return
+        columns = {"benchmark": "left", "place": "left", "parts": "left", "published": "left"}
+        lines = []
+        for one in known:
+            place = (
+                f"hub: {one.hub.dataset}"
+                if one.hub
+                else f"ir_datasets: {one.ir_datasets}"
+                if one.ir_datasets
+                else "bring"
+            )
+            lines.append((one.name, place, ", ".join(one.parts), ", ".join(row.system for row in one.published)))
+        show_rows("benchmarks; never trained on", columns, lines)
+
+
+@app.command()
+def fetch(
+    part: Named,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write. [default: in the home]")] = None,
+    home: Home = None,
+) -> None:
+    """A part's queries, passages and judgements as a folder. Goes on from a folder in place of a network elsewhere."""
+    with plain_errors():
+        environment(None, home)
+        from rankmill import benchmark
+        from rankmill.settings import Settings
+        from warehouse.benchmarks.registry import find, registered
+
+        folder = out or Settings.load().home / "benchmarks" / part
+        found = benchmark.fetch(find(registered(benchmark.REGISTRY), part), part, folder)
+        typer.echo(
+            f"{folder}: {found.queries.height:,} queries, {found.passages.height:,} passages, "
+            f"{found.judgements.height:,} judgements"
+        )
+
+
+@app.command()
+def run(
+    part: Named,
+    model: Annotated[
+        str | None, typer.Option("--model", help="What `rerank` takes; without, the first stage alone.")
+    ] = None,
+    known_as: Annotated[
+        str | None, typer.Option("--as", help="The registered part that a folder holds, for its published rows.")
+    ] = None,
+    first_stage: Annotated[
+        Path | None, typer.Option("--run", help="TREC run to rerank. [default: the folder's, else BM25]")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Prompt and decoding. [default: the model's]")] = None,
+    passage_tokens: Annotated[
+        int | None, typer.Option("--passage-tokens", min=1, help="Tokens of a passage. [default: the benchmark's]")
+    ] = None,
+    as_json: AsJson = False,
+    profile: ProfileName = None,
+    home: Home = None,
+) -> None:
+    """Measure the first stage, and a model that reranks it, beside what others published. Kept in the lake."""
+    with plain_errors():
+        environment(profile, home)
+        from rich.console import Console
+
+        from rankmill import benchmark
+        from rankmill.chosen_model import choose_model
+        from rankmill.cli_serve import Watching
+        from rankmill.settings import Settings
+
+        settings = Settings.load()
+        settings.home.mkdir(parents=True, exist_ok=True)
+        chosen_part = benchmark.chosen_part(settings, part, known_as)
+        chosen = choose_model(settings, model, recipe) if model is not None else None
+        resamples = settings.profile_that_buys_nothing.evaluation.resamples
+        with Watching(Console(stderr=True)) as watch:
+            ours = benchmark.measure(settings, chosen_part, chosen, first_stage, passage_tokens, resamples, watch)
+        rows = [*ours, *benchmark.published(chosen_part)]
+        if as_json:
+            typer.echo(json.dumps(rows))
+        else:
+            _show(chosen_part, rows)
+
+
+def _show(part: Any, rows: list[dict[str, Any]]) -> None:
+    from rankmill.tables import show_rows
+
+    names = part.benchmark.measures
+    columns = {
+        "system": "left",
+        **dict.fromkeys(names, "right"),
+        "interval": "right",
+        "malformed": "right",
+        "from": "left",
+    }
+    lines = []
+    for row in sorted(rows, key=lambda row: -row["measures"].get(names[0], 0.0)):
+        values = [f"{row['measures'][name]:.4f}" if name in row["measures"] else "" for name in names]
+        interval = f"{row['low']:.3f} to {row['high']:.3f}" if "low" in row else ""
+        rate = row.get("malformed_rate")
+        told = row["setting"].get("told")
+        origin = f"published ({row['setting']['source']}): {told}" if told else f"here, {row['queries']} queries"
+        lines.append((row["system"], *values, interval, "" if rate is None else f"{100 * rate:.1f} %", origin))
+    show_rows(f"{part.name}: {part.benchmark.description}", columns, lines)
+    for row in rows:
+        if left := row["setting"].get("not_reranked"):
+            typer.echo(
+                f"{left} lists are too long for {row['system']} and keep the first stage's order; "
+                "--passage-tokens shortens them",
+                err=True,
+            )
