@@ -19,7 +19,7 @@ from typing import Any
 
 import polars as pl
 
-from ranking.metrics import evaluate
+from ranking.metrics import DEFAULT_MEASURES, evaluate
 from ranking.prompts import load_template, titled
 from ranking.retrieval import Bm25
 from ranking.statistics import bootstrap_mean
@@ -57,11 +57,7 @@ def chosen_part(settings: Settings, name: str, known_as: str | None) -> Part:
         folder = Path(name).absolute()
         if known_as is not None:
             return Part(known_as, find(known, known_as), folder)
-        own = Benchmark(
-            name=folder.name, description=f"The folder {folder.name}.", license="unknown", bring="it is there",
-            passage_tokens=512,
-        )  # fmt: skip
-        return Part(folder.name, own, folder)
+        return Part(folder.name, _own(folder.name), folder)
     benchmark = find(known, name)
     folder = settings.home / "benchmarks" / name
     if not folder.is_dir():
@@ -129,6 +125,30 @@ def published(part: Part) -> list[dict[str, Any]]:
          "setting": {"told": row.setting, "source": row.source}}
         for system, (row, value) in part.benchmark.reported(part.name).items()
     ]  # fmt: skip
+
+
+def boards(settings: Settings) -> list[tuple[Part, list[dict[str, Any]]]]:
+    """By part, what was measured in this home and what others published for it."""
+    if not settings.has_lake:
+        return []
+    kept = settings.lake().read("benchmark_scores").sort("part", "created_at")
+    known = {name: one for one in registered(REGISTRY) for name in one.parts}
+    found = []
+    for name in kept["part"].unique(maintain_order=True):
+        rows = [
+            {**row, "origin": "here", "measures": json.loads(row["measures"]), "setting": json.loads(row["setting"])}
+            for row in kept.filter(part=name).iter_rows(named=True)
+        ]
+        folder = settings.home / "benchmarks" / name
+        part = Part(name, known.get(name) or _own(name, tuple(rows[0]["measures"])), folder)
+        found.append((part, [*rows, *published(part)]))
+    return found
+
+
+def _own(name: str, measures: tuple[str, ...] = DEFAULT_MEASURES) -> Benchmark:
+    """A folder that stands for no registered benchmark."""
+    told = f"The folder {name}."
+    return Benchmark(name=name, description=told, license="unknown", bring=told, passage_tokens=512, measures=measures)
 
 
 def _first_stage(texts: Texts, top: int) -> tuple[pl.DataFrame, str]:

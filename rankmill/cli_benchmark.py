@@ -106,6 +106,24 @@ def run(
             _show(chosen_part, rows)
 
 
+@app.command()
+def scores(as_json: AsJson = False, home: Home = None) -> None:
+    """Everything that was measured in this home, part by part, beside what others published."""
+    with plain_errors():
+        environment(None, home)
+        from rankmill import benchmark
+        from rankmill.settings import Settings
+
+        boards = benchmark.boards(Settings.load())
+        if as_json:
+            typer.echo(json.dumps([row for _, rows in boards for row in rows]))
+            return
+        for part, rows in boards:
+            _show(part, rows)
+        if not boards:
+            typer.echo("none yet: `rankmill benchmark run PART` makes some")
+
+
 def _show(part: Any, rows: list[dict[str, Any]]) -> None:
     from rankmill.tables import show_rows
 

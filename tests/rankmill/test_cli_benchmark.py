@@ -65,10 +65,10 @@ def test_a_model_stands_beside_its_first_stage_and_is_scored_as_its_run_file_is(
         assert json.loads(scored.stdout)["nDCG@10"] == pytest.approx(row["measures"]["nDCG@10"], abs=1e-12)
     again = json.loads(benchmark(tmp_path, *words).stdout)
     assert [row["run_sha256"] for row in again] == [first["run_sha256"], model["run_sha256"]]
-    kept = CliRunner().invoke(
-        app, ["lake", "query", "SELECT part, model FROM benchmark_scores", "--json", "--home", str(tmp_path)]
-    )
-    assert sorted(row["model"] for row in json.loads(kept.stdout)) == sorted(["", model["model"]])
+    kept = json.loads(benchmark(tmp_path, "scores", "--json").stdout)
+    assert sorted(row["model"] for row in kept) == sorted(["", model["model"]])
+    assert {row["model"]: row["measures"] for row in kept}[model["model"]] == model["measures"]
+    assert "given run (first stage)" in benchmark(tmp_path, "scores").stdout
 
 
 def test_without_a_run_bm25_ranks_and_what_a_query_excludes_is_no_candidate(toy: Path, tmp_path: Path) -> None:
