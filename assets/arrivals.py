@@ -9,10 +9,12 @@ from dataclasses import asdict
 
 import dagster as dg
 
+from assets.alerts import about
 from assets.jobs import label_domain
 from assets.partitions import domains
 from assets.resources import Factory
 from assets.tags import ARRIVED
+from rankmill.notify import Alert
 from warehouse.intake.watching import Look, NothingToWatch, Seen, look
 
 
@@ -29,7 +31,7 @@ def arrivals(context: dg.SensorEvaluationContext, factory: Factory) -> dg.Sensor
         return dg.SensorResult(skip_reason=str(error))
     for name, fault in found.faults.items():
         if known.get(name) != found.known[name]:
-            context.log.error(f"{name}: {fault}")
+            about(factory, context.log, Alert(f"the folder {name} waits until it is mended", fault))
     cursor = json.dumps({name: asdict(seen) for name, seen in found.known.items()})
     if found.arrived is None:
         return dg.SensorResult(skip_reason=_idle(found), cursor=cursor)

@@ -5,27 +5,46 @@ from typing import Any
 
 import dagster as dg
 
+from assets import alerts
 from assets.arrivals import arrivals
 from assets.jobs import label_domain, rank_models, release_training_set, train_and_evaluate
 from assets.resources import Factory
-from assets.tags import NIGHT
+from assets.tags import NIGHT, PARTITION, RUNS
+from flows.nights import HOUR, night_at
+from rankmill.notify import Alert
+from warehouse.intake.steps import refusal
 
 
-@dg.schedule(cron_schedule="0 3 * * *", job=label_domain, default_status=dg.DefaultScheduleStatus.STOPPED)
-def nightly(context: dg.ScheduleEvaluationContext, factory: Factory) -> Iterator[dg.RunRequest]:
+@dg.schedule(cron_schedule=f"0 {HOUR} * * *", job=label_domain, default_status=dg.DefaultScheduleStatus.STOPPED)
+def nightly(context: dg.ScheduleEvaluationContext, factory: Factory) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """Every active domain, nightly; release, training and leaderboard follow when all of a night has succeeded.
 
-    What has not changed ends at once and buys nothing.
+    What has not changed ends at once and buys nothing; what was rejected or inconsistent is asked once more. A domain
+    whose folder has turned bad keeps the rows that it has, and the others go on without it.
     """
-    night = context.scheduled_execution_time.date().isoformat()
-    active = factory.active_domains()
-    context.instance.add_dynamic_partitions("domain", active)
-    for domain in active:
-        yield dg.RunRequest(run_key=f"{night}/{domain}", partition_key=domain, tags={NIGHT: night})
+    profile, night = factory.settings.profile, night_at(context.scheduled_execution_time)
+    left = factory.allowance(night)
+    if left is not None and not left.pays_for_a_question(profile.teacher):
+        yield dg.SkipReason(left.words)
+        return
+    active = factory.registry.active()
+    bad = {source.domain: why for source in active if (why := refusal(factory.lake, source, profile.seed))}
+    for domain, why in bad.items():
+        alerts.about(factory, context.log, Alert(f"the source {domain} has turned bad and stays as it is", why))
+    good = [source.domain for source in active if source.domain not in bad]
+    if not good:
+        yield dg.SkipReason(f"every source has turned bad: {', '.join(bad)}" if bad else "no source is active")
+    context.instance.add_dynamic_partitions("domain", good)
+    tags = {NIGHT: night.name, RUNS: str(len(good))}
+    for domain in good:
+        yield dg.RunRequest(run_key=f"{night.name}/{domain}", partition_key=domain, tags=tags)
 
 
 def _follows(first: Any, then: Any) -> dg.SensorDefinition:
-    """`then`, once every run of `first` in the same night has succeeded; runs of people start nothing."""
+    """`then`, once every run of `first` in the same night has succeeded; runs of people start nothing.
+
+    A run that failed and was executed again counts by its newest execution.
+    """
 
     @dg.run_status_sensor(
         name=f"{then.name}_follows",
@@ -43,12 +62,15 @@ def _follows(first: Any, then: Any) -> dg.SensorDefinition:
             yield dg.SkipReason("not a run of the schedule")
             return
         tonight = context.instance.get_runs(dg.RunsFilter(job_name=first.name, tags={NIGHT: night}))
-        if any(run.status != dg.DagsterRunStatus.SUCCESS for run in tonight):
-            yield dg.SkipReason(f"{first.name} of {night} has not succeeded throughout")
+        newest = {run.tags.get(PARTITION): run.status for run in reversed(tonight)}  # given with the newest first
+        done = sum(status == dg.DagsterRunStatus.SUCCESS for status in newest.values())
+        wanted = max(len(newest), int(context.dagster_run.tags.get(RUNS, 1)))  # some may not have been submitted yet
+        if done < wanted:
+            yield dg.SkipReason(f"{first.name} of {night}: {done} of {wanted} have succeeded")
             return
-        keys = factory.settings.profile.nightly if then is train_and_evaluate else [None]
+        keys = factory.settings.profile_that_buys_nothing.nightly if then is train_and_evaluate else (None,)
+        tags = {NIGHT: night, RUNS: str(len(keys))}
         for key in keys:
-            tags = {NIGHT: night}
             yield dg.RunRequest(run_key=f"{night}/{then.name}/{key or ''}", partition_key=key, tags=tags)
 
     return follow
@@ -57,6 +79,7 @@ def _follows(first: Any, then: Any) -> dg.SensorDefinition:
 schedules = [nightly]
 sensors = [
     arrivals,
+    *alerts.sensors,
     _follows(label_domain, release_training_set),
     _follows(release_training_set, train_and_evaluate),
     _follows(train_and_evaluate, rank_models),

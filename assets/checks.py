@@ -13,6 +13,7 @@ from assets.resources import Factory
 from warehouse import laws
 from warehouse.audit import suites
 from warehouse.audit.drift import since_previous
+from warehouse.curation.audits import enter_audit
 from warehouse.curation.releases import read_release
 from warehouse.lake import Lake
 from warehouse.ledger import latest
@@ -20,6 +21,7 @@ from warehouse.pages.markdown import table
 
 SHOWN = 10
 QUALITY = "quality_suite"
+AUDITED = "training_set"  # what its blocking checks find stays with the release
 
 
 def _check(
@@ -32,17 +34,23 @@ def _check(
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=asset, name=name, description=description, blocking=blocking)
-    def check(factory: Factory) -> dg.AssetCheckResult:
+    def check(context: dg.AssetCheckExecutionContext, factory: Factory) -> dg.AssetCheckResult:
         offending = find(factory.lake)
-        told = offending[:SHOWN]
+        told = None if not offending else f"{len(offending)}: {'; '.join(offending[:SHOWN])}. {remedy}"
+        if blocking and asset == AUDITED:
+            _audit(factory.lake, name, told, context.run.run_id)
         return dg.AssetCheckResult(
-            passed=not offending,
-            severity=severity,
-            description=None if not offending else f"{len(offending)}: {'; '.join(told)}. {remedy}",
-            metadata={"offending": len(offending)},
+            passed=not offending, severity=severity, description=told, metadata={"offending": len(offending)}
         )
 
     return check
+
+
+def _audit(lake: Lake, check: str, told: str | None, run_id: str) -> None:
+    """Keep with the newest release what a blocking check has told of it (None: nothing)."""
+    made = latest(lake, AUDITED)
+    assert made is not None  # the check runs after its asset
+    enter_audit(lake, made.figures["release"], check, told is None, told or "", run_id)
 
 
 def _empty_splits(lake: Lake) -> list[str]:
@@ -118,7 +126,11 @@ def _quality(group: str, blocking: tuple[str, ...] = ()) -> dg.AssetChecksDefini
         found = suites.examine(factory.lake, question, docs, context.run.run_id)
         for asset in chosen:
             # A release rests on the tables below it: it stops at what is critical in any of them.
-            yield _judged(asset, found if asset in blocking else found.filter(asset=asset), docs)
+            judged = _judged(asset, found if asset in blocking else found.filter(asset=asset), docs)
+            if asset == AUDITED:
+                stops = not judged.passed and judged.severity == dg.AssetCheckSeverity.ERROR
+                _audit(factory.lake, QUALITY, judged.description if stops else None, context.run.run_id)
+            yield judged
 
     return check
 

@@ -30,6 +30,7 @@ from warehouse.production import CODE_VERSION, Made, Shop, Step, own
     partitions_def=domains,
     deps=["teacher_rankings"],
     kinds={"duckdb", "polars"},
+    pool="lake",
 )
 def consistent_rankings(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """Teacher rankings that agree with the judgements that count (NDCG@10 >= alpha)."""
@@ -42,6 +43,7 @@ def consistent_rankings(context: dg.AssetExecutionContext, factory: Factory) -> 
     group_name="curation",
     deps=["queries", "passages", "teacher_rankings", "consistent_rankings", "benchmarks"],
     kinds={"duckdb", "polars"},
+    pool="lake",
 )
 def training_set(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """All domains: deduplicated, decontaminated, split into sft, rl and dev, and released as an immutable version."""
@@ -73,7 +75,9 @@ def training_set(context: dg.AssetExecutionContext, factory: Factory) -> Iterato
     yield from produce(context, factory, Step(("training_set",), WHOLE, shaped_by, work, reads))
 
 
-@dg.asset(check_specs=law("data_quality_report"), group_name="curation", deps=["training_set"], kinds={"html"})
+@dg.asset(
+    check_specs=law("data_quality_report"), group_name="curation", deps=["training_set"], kinds={"html"}, pool="lake"
+)
 def data_quality_report(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """The page that an auditor reads first: funnel, consistency, rejections with examples, overlap, cost."""
     profile = factory.settings.profile
@@ -95,7 +99,9 @@ def data_quality_report(context: dg.AssetExecutionContext, factory: Factory) -> 
     yield from produce(context, factory, Step(("data_quality_report",), WHOLE, settings, work, reads))
 
 
-@dg.asset(check_specs=law("dataset_card"), group_name="curation", deps=["training_set"], kinds={"markdown"})
+@dg.asset(
+    check_specs=law("dataset_card"), group_name="curation", deps=["training_set"], kinds={"markdown"}, pool="lake"
+)
 def dataset_card(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """What travels with a release: its card for people, Croissant for loaders, an OpenLineage event for catalogs."""
 

@@ -106,7 +106,10 @@ def benchmark_runs(
     yield from produce(context, factory, Step(("benchmark_runs",), name, identity, work, reads))
 
 
-@dg.asset(check_specs=law("leaderboard"), group_name="evaluation", deps=["benchmark_runs"], kinds={"duckdb", "html"})
+@dg.asset(
+    check_specs=law("leaderboard"), group_name="evaluation", deps=["benchmark_runs"], kinds={"duckdb", "html"},
+    pool="lake",
+)  # fmt: skip
 def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """Every recipe and stage beside the first stage, with intervals and costs; nothing is selected."""
     chosen = factory.settings.profile.evaluation
@@ -137,8 +140,9 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
 
 
 @dg.asset(
-    check_specs=law("champion"), group_name="evaluation", deps=["benchmark_runs", "leaderboard"], kinds={"duckdb"}
-)
+    check_specs=law("champion"), group_name="evaluation", deps=["benchmark_runs", "leaderboard"], kinds={"duckdb"},
+    pool="lake",
+)  # fmt: skip
 def champion(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """The model to use: a new one takes the place where it beats the champion, else it stays a challenger, and why."""
     profile, lake = factory.settings.profile, factory.lake

@@ -1,13 +1,18 @@
 """Who says what is relevant, and in what order: candidates, mined judgements, teacher rankings."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import dagster as dg
 
 from assets.partitions import domains
 from assets.production import law, produce
 from assets.resources import Factory
-from flows.steps import mining_step, ranking_step
+from assets.tags import unattended
+from flows.nights import night_at
+from flows.plan import Asking
+from flows.steps import Campaign, mining_step, ranking_step
+from inference.budget import BudgetExceeded
 from warehouse.intake.steps import SOURCES, candidates_step
 from warehouse.lake import canonical_sha256
 from warehouse.ledger import WHOLE, Product
@@ -22,6 +27,7 @@ from warehouse.production import Made, Shop, Step
     partitions_def=domains,
     deps=["queries", "passages"],
     kinds={"duckdb", "polars"},
+    pool="lake",
 )
 def candidates(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """First-stage candidates of every query: BM25 (k1 0.9, b 0.4, stems), best first, excluded_docids left out."""
@@ -39,8 +45,7 @@ def candidates(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[
 )
 def mined_judgements(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """What the teacher, shown the gold answer, calls positive and hard negative; measured against people."""
-    step = mining_step(factory.campaign(context.partition_key, context.log.info))
-    yield from produce(context, factory, step)
+    yield from _ask(context, factory, "mined_judgements", mining_step)
 
 
 @dg.asset(
@@ -53,8 +58,7 @@ def mined_judgements(context: dg.AssetExecutionContext, factory: Factory) -> Ite
 )
 def teacher_rankings(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """The teacher's order of each training list, with its chain; it never sees the gold answer here."""
-    step = ranking_step(factory.campaign(context.partition_key, context.log.info))
-    yield from produce(context, factory, step)
+    yield from _ask(context, factory, "teacher_rankings", ranking_step)
 
 
 @dg.asset(
@@ -62,6 +66,7 @@ def teacher_rankings(context: dg.AssetExecutionContext, factory: Factory) -> Ite
     group_name="labels",
     deps=["mined_judgements", "teacher_rankings", "consistent_rankings"],
     kinds={"html"},
+    pool="lake",
 )
 def campaign_report(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """What labelling cost, how long answers took, why some were rejected, and the teacher's position bias."""
@@ -78,3 +83,23 @@ def campaign_report(context: dg.AssetExecutionContext, factory: Factory) -> Iter
     reads = [(asset, active) for asset in ("mined_judgements", "teacher_rankings", "consistent_rankings")]
     settings = {"alpha": alpha, "page": 1}
     yield from produce(context, factory, Step(("campaign_report",), WHOLE, settings, work, reads))
+
+
+def _ask(
+    context: dg.AssetExecutionContext, factory: Factory, asset: Asking, step_of: Callable[[Campaign], Step]
+) -> Iterator[dg.MaterializeResult]:
+    """A step that asks the teacher: in an unattended run within the night's budget, what failed asked again."""
+    domain, left = context.partition_key, None
+    if unattended(context.run.tags):
+        night = night_at(datetime.now(UTC))
+        left = factory.allowance(night)
+        again = factory.ask_again(domain, asset, night, left)
+        context.log.info(f"{again} rejected or inconsistent questions of {asset} are asked again")
+    step = step_of(factory.campaign(domain, context.log.info, left))
+    try:
+        yield from produce(context, factory, step)
+    except BudgetExceeded as stopped:
+        own = factory.settings.profile.teacher.budget_usd
+        if left is None or (own is not None and own <= left.cap_usd):
+            raise
+        raise dg.Failure(f"{asset} {domain}: {left.words}", allow_retries=False) from stopped

@@ -9,11 +9,16 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
+from flows.nights import Allowance, Night, NightBudgets, allowance
+from flows.plan import Asking, ask_again
 from flows.steps import Campaign, campaign_of
+from inference.store import ExchangeStore
+from rankmill.notify import Alert, tell
 from rankmill.settings import Settings
 from warehouse.catalog import Place
 from warehouse.intake.registry import Active, Registry
 from warehouse.lake import Lake
+from warehouse.production import Shop
 
 
 class Factory(dg.ConfigurableResource):
@@ -50,10 +55,37 @@ class Factory(dg.ConfigurableResource):
         """What shapes the teacher's answers, and nothing that does not: no key, no address, no budget."""
         return asdict(self.settings.profile.teacher.sampling)
 
-    def campaign(self, domain: str, tell: Callable[[str], None]) -> Campaign:
-        """A domain's questions to this home's teacher."""
+    def campaign(self, domain: str, tell: Callable[[str], None], left: Allowance | None = None) -> Campaign:
+        """A domain's questions to this home's teacher, who stops where an allowance ends."""
         profile = self.settings.profile
-        return campaign_of(domain, profile.labels, profile.teacher, self.settings.campaign_home, tell)
+        teacher = profile.teacher if left is None else left.bounding(profile.teacher)
+        return campaign_of(domain, profile.labels, teacher, self.settings.campaign_home, tell)
+
+    def allowance(self, night: Night) -> Allowance | None:
+        """What a night may still spend; None where the profile sets no budget."""
+        budgets = self.settings.profile_that_buys_nothing.budgets
+        if budgets == NightBudgets():
+            return None
+        with ExchangeStore(self.settings.store_path) as store:
+            return allowance(store, night, budgets)
+
+    def ask_again(self, domain: str, asset: Asking, night: Night, left: Allowance | None) -> int:
+        """Have what was rejected or inconsistent before this night asked once more; gives how many questions."""
+        lake = self.lake
+        shop = Shop(lake, domain, lake.snapshot(), self.active_domains())
+        campaign = self.campaign(domain, lambda _: None)
+        usd = None if left is None else left.left_usd
+        with ExchangeStore(self.settings.store_path) as store:
+            return ask_again(campaign, asset, shop, store, night.began, usd)
+
+    def tell(self, alert: Alert) -> list[str]:
+        """Tell a person by whatever ways the environment names; gives the ways. Raises AlertFailed."""
+        return tell(self.settings, alert)
+
+    def page(self, path: str) -> str | None:
+        """The address of a page of the web UI; None where nobody has said where it is."""
+        base = self.settings.ui_url
+        return None if base is None else f"{base.rstrip('/')}/{path}"
 
     def active_domains(self) -> list[str]:
         """Domains of the active sources."""

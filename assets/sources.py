@@ -20,6 +20,7 @@ from warehouse.production import Made, Shop, Step
     name="source",
     group_name="sources",
     partitions_def=domains,
+    pool="lake",
     specs=[
         dg.AssetSpec("queries", description="Queries of a domain, checked at the door.", kinds={"duckdb", "polars"}),
         dg.AssetSpec("passages", description="The pool that a domain's queries search.", kinds={"duckdb", "polars"}),
@@ -33,7 +34,7 @@ def source(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.M
     yield from produce(context, factory, step)
 
 
-@dg.asset(check_specs=law("benchmarks"), group_name="sources", kinds={"duckdb"})
+@dg.asset(check_specs=law("benchmarks"), group_name="sources", kinds={"duckdb"}, pool="lake")
 def benchmarks(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """Queries of every registered benchmark, and the passages it brings: what no training row may overlap."""
     folders = sorted((ROOT / "benchmarks").glob("*.yaml"))

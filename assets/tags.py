@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 NIGHT = "rankmill/night"  # the night whose chain a run belongs to: its date
+RUNS = "rankmill/night_runs"  # how many runs of its job that night has
+PARTITION = "dagster/partition"
 ARRIVED = "rankmill/arrived"  # the content of the watched folder that a run labels
 
 

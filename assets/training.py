@@ -14,6 +14,7 @@ from assets.resources import Factory
 from ranking.prompts import load_template
 from training.jobs import ModelRef, RlJob, SftJob, TrainJob, TrainResult, base_model, finished
 from training.recipes import Recipe
+from warehouse.curation.audits import AuditFailed, fit_for_training
 from warehouse.curation.releases import export_rows, known_release
 from warehouse.lake import Replace
 from warehouse.ledger import WHOLE, Product, latest
@@ -94,22 +95,27 @@ def _identity(factory: Factory, recipe: Recipe, stage: type[TrainJob]) -> dict[s
 
 def _common(shop: Shop, factory: Factory, recipe: Recipe) -> dict[str, Any]:
     settings = factory.settings
+    running = settings.profile.training
     return {
         "recipe": recipe,
         "release": _release(shop, factory),
         "output": settings.models / recipe.name,
         "cache": settings.models / "base",
         "seed": settings.profile.seed,
-        **dict(settings.profile.training),
+        **{name: getattr(running, name) for name in type(running).model_fields},
     }
 
 
 def _release(shop: Shop, factory: Factory) -> str:
-    if factory.settings.release is not None:
-        return known_release(shop.lake, factory.settings.release)
+    """The release to train on; what failed its audit is never trained on, whoever asks."""
+    chosen = factory.settings.release
     made = latest(shop.lake, "training_set")
     assert made is not None  # produce has looked it up
-    return str(made.figures["release"])
+    name = str(made.figures["release"]) if chosen is None else known_release(shop.lake, chosen)
+    try:
+        return fit_for_training(shop.lake, name)
+    except AuditFailed as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
 
 
 def _rows(shop: Shop, factory: Factory) -> Path:

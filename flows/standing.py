@@ -12,17 +12,23 @@ from inference.purchase import fault_of
 from inference.store import ExchangeStore
 
 # answered: nothing to buy. changed: the same question was asked before in other words. unrepaired: its repair turn is
-# still to come. rejected: faulty in spite of it.
-State = Literal["answered", "new", "changed", "unrepaired", "rejected"]
-STATES: tuple[State, ...] = ("answered", "new", "changed", "unrepaired", "rejected")
+# still to come. rejected: faulty in spite of it. inconsistent: in good form, and left out by the consistency filter.
+State = Literal["answered", "new", "changed", "unrepaired", "rejected", "inconsistent"]
+STATES: tuple[State, ...] = ("answered", "new", "changed", "unrepaired", "rejected", "inconsistent")
 TO_BUY: frozenset[State] = frozenset({"new", "changed", "unrepaired"})
 CHUNK = 400
 
 
 def standing(
-    store: ExchangeStore, asked: Sequence[Question], asked_before: Collection[str] = ()
+    store: ExchangeStore,
+    asked: Sequence[Question],
+    asked_before: Collection[str] = (),
+    left_out: Collection[str] = (),
 ) -> Iterator[tuple[Request, State]]:
-    """Each question's request in its present generation, and where it stands."""
+    """Each question's request in its present generation, and where it stands.
+
+    `asked_before` are ids of requests, `left_out` keys of those whose answers the consistency filter left out.
+    """
     for first in range(0, len(asked), CHUNK):
         chunk = asked[first : first + CHUNK]
         check = check_of(chunk)
@@ -31,7 +37,7 @@ def standing(
             if answer is None:
                 yield request, "changed" if request.id in asked_before else "new"
             elif (fault := fault_of(request, answer, check)) is None:
-                yield request, "answered"
+                yield request, "inconsistent" if request.key in left_out else "answered"
             else:
                 faulty.append((request, repair_request(request, answer.content, fault)))
         mended = store.look_up([turn for _, turn in faulty])
@@ -39,5 +45,5 @@ def standing(
             if answer is None:
                 yield request, "unrepaired"
             else:
-                good = fault_of(turn, answer, check) is None
-                yield request, "answered" if good else "rejected"
+                good: State = "inconsistent" if request.key in left_out else "answered"
+                yield request, good if fault_of(turn, answer, check) is None else "rejected"

@@ -240,6 +240,12 @@ class ExchangeStore:
         """What was spent under a budget's scope, charges that are only presumed included."""
         return self.clerk.submit(lambda con: _sums(con, scope)[0], writes=False).result()
 
+    def spent_before(self, scope: str, moment: datetime.datetime) -> Cost:
+        """What was spent under a scope before a moment (with its time zone): the same whenever it is asked."""
+        at = moment.astimezone(datetime.UTC).isoformat(timespec="milliseconds")
+        sums = "SELECT coalesce(sum(usd), 0.0), coalesce(sum(tokens), 0) FROM spend WHERE scope = ? AND at < ?"
+        return Cost(*self.clerk.submit(lambda con: con.execute(sums, (scope, at)).fetchone(), writes=False).result())
+
     def presumed(self, scope: str) -> tuple[int, Cost]:
         """Requests that were in flight when their process ended, and what they may have cost; part of `spent`."""
         sums = "SELECT count(*), coalesce(sum(usd), 0.0), coalesce(sum(tokens), 0) FROM spend"

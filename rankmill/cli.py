@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rankmill import cli_audit, cli_backup, cli_formats, cli_label, cli_lake, cli_models, cli_plan, cli_serve
+from rankmill import cli_alert, cli_audit, cli_backup, cli_formats, cli_label, cli_lake, cli_models, cli_plan, cli_serve
 from rankmill.options import AsJson, BudgetUsd, Home, Limit, ProfileName, Sources, environment, plain_errors
 
 app = typer.Typer(
@@ -94,7 +94,7 @@ def ui(
 
         settings = Settings.load()
         prepare_home(settings)
-        _show_domains(settings)
+        _open_instance(settings)
         typer.echo(f"http://127.0.0.1:{port} (home {settings.home})")
         os.chdir(settings.dagster_home)  # a dagster.yaml in the working folder draws a warning
         command = [
@@ -188,6 +188,7 @@ for _command in (
     cli_audit.retract,
     cli_backup.backup,
     cli_backup.restore,
+    cli_alert.alert,
 ):
     app.command()(_command)
 
@@ -205,10 +206,16 @@ def _tell_release(settings: Any) -> None:
         typer.echo(f"warning: release {name[:12]} was retracted ({why})", err=True)
 
 
-def _show_domains(settings: Any) -> None:
+def _open_instance(settings: Any) -> None:
+    """Bring the run history up to what is: domains that are active, runs whose process is gone, pools."""
     import dagster as dg
 
+    from rankmill.dead_runs import end_dead_runs, open_pools
+
     with dg.DagsterInstance.get() as instance:
+        if ended := end_dead_runs(instance):
+            typer.echo(f"{len(ended)} runs whose process is gone are marked as failed: {', '.join(ended)}")
+        open_pools(instance)
         instance.add_dynamic_partitions("domain", [entry.domain for entry in settings.registry.active()])
 
 

@@ -148,7 +148,7 @@ def rebuild_store(home: Home = None) -> None:
 
 
 def _release_line(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    mark = "; ".join(f"retracted: {why}" for why in row["retracted"])
+    mark = "; ".join([*(f"failed {why}" for why in row["failed"]), *(f"retracted: {why}" for why in row["retracted"])])
     if row["successor"]:
         mark += f"; use {row['successor'][:12]}"
     if row["parent"]:

@@ -11,10 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
+from rankmill.dead_runs import PROCESS, end_dead_runs, open_pools
 from rankmill.progress import RunProgress
-from rankmill.settings import ROOT, Settings
-
-PROCESS = "rankmill/process"  # the tag that says which process of which host executes a run
+from rankmill.settings import Settings
 
 
 class RunFailed(RuntimeError):
@@ -24,7 +23,7 @@ class RunFailed(RuntimeError):
 def prepare_home(settings: Settings) -> None:
     """Make the home, give Dagster its folder in it, and hand both to this process and its children."""
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(ROOT / "dagster.yaml", settings.dagster_home / "dagster.yaml")
+    shutil.copyfile(settings.instance_file, settings.dagster_home / "dagster.yaml")
     os.environ.update(settings.environment())
 
 
@@ -49,7 +48,8 @@ def run_graph(settings: Settings, recipes: Sequence[str], console: Console) -> N
     active = [entry.domain for entry in settings.registry.active()]
     try:
         with dg.DagsterInstance.get() as instance:
-            _end_dead_runs(instance)
+            end_dead_runs(instance)
+            open_pools(instance)
             _match_partitions(instance, active)
             for job, partition_key, place in planned(settings, recipes, active):
                 progress.begin(place)
@@ -75,20 +75,6 @@ def planned(settings: Settings, recipes: Sequence[str], active: Sequence[str]) -
     ]
 
 
-def _end_dead_runs(instance: Any) -> None:
-    """Mark runs whose process was killed as failed, and free the pool slots that they would hold for ever."""
-    import dagster as dg
-
-    from training.jobs import alive
-
-    going = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    for run in instance.get_runs(dg.RunsFilter(statuses=going)):
-        host, _, pid = run.tags.get(PROCESS, "").partition("/")
-        if host == socket.gethostname() and not alive(int(pid)):
-            instance.report_run_failed(run, "its process is gone; what it committed is kept")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-
-
 def _match_partitions(instance: Any, active: Sequence[str]) -> None:
     known = set(instance.get_dynamic_partitions("domain"))
     instance.add_dynamic_partitions("domain", [domain for domain in active if domain not in known])
@@ -104,7 +90,8 @@ def _execute(defs: Any, instance: Any, factory: Any, job: str, partition_key: st
             instance=instance,
             partition_key=partition_key,
             resources={"factory": factory},
-            tags={PROCESS: f"{socket.gethostname()}/{os.getpid()}"},
+            # The person who started it runs it again; the daemon does not.
+            tags={PROCESS: f"{socket.gethostname()}/{os.getpid()}", "dagster/max_retries": "0"},
             run_config={"loggers": {"console": {"config": {}}}},
             raise_on_error=True,
         )

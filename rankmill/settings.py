@@ -11,13 +11,14 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows.campaign import Home
+from flows.nights import NightBudgets
 from flows.questions import LabelSettings
 from flows.teacher import STAND_IN, VLLM, TeacherSettings
 from training.recipes import Recipe, load_recipe, merge
@@ -91,6 +92,10 @@ class Profile(BaseModel):
     nightly: tuple[str, ...] = Field(
         ("reasonrank",), description="Recipes that are trained and evaluated when a night has made a release."
     )
+    budgets: NightBudgets = Field(NightBudgets(), description="What unattended runs may spend in a night, in a month.")
+    owners: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="Who answers for the assets of a group: addresses, or team:NAME."
+    )
     watch: Path | None = Field(
         None,
         description="Folder (its whole path) whose source folders become domains while the sensor `arrivals` is on.",
@@ -113,6 +118,9 @@ class Settings(BaseSettings):
     home: Path = Field(
         Path(".rankmill"), description="Folder of lake, exchange store, models, reports and run history."
     )
+    instance: Literal["machine", "team"] = Field(
+        "machine", description="Where Dagster keeps runs: in the home, or in a team's PostgreSQL (dagster-team.yaml)."
+    )
     teacher_model: str | None = Field(None, description="Model name for --profile api.")
     budget_usd: float | None = Field(None, description="Hard limit in USD; --profile api refuses to start without one.")
     budget_tokens: int | None = Field(None, description="Hard limit in tokens.")
@@ -123,6 +131,13 @@ class Settings(BaseSettings):
     serve_key: SecretStr | None = Field(
         None, validation_alias="RANKMILL_API_KEY", description="The key that `rankmill serve` asks its callers for."
     )
+    alert_webhook: SecretStr | None = Field(None, description="Address that gets {text: …} when something is wrong.")
+    alert_smtp: SecretStr | None = Field(
+        None, description="Mail server for alerts: smtps://user:password@host:465, or smtp://host:25."
+    )
+    alert_mail_to: str | None = Field(None, description="Who gets alerts by e-mail; several separated by commas.")
+    alert_mail_from: str | None = Field(None, description="Sender of alerts by e-mail.")
+    ui_url: str | None = Field(None, description="Where people open the web UI: the links in alerts begin with it.")
     prefect_api_url: str | None = Field(
         None, validation_alias="PREFECT_API_URL", description="A Prefect server that shows campaigns."
     )
@@ -173,6 +188,11 @@ class Settings(BaseSettings):
     def dagster_home(self) -> Path:
         """Where Dagster keeps runs and events."""
         return self.home / "dagster"
+
+    @property
+    def instance_file(self) -> Path:
+        """The dagster.yaml of this instance."""
+        return ROOT / ("dagster.yaml" if self.instance == "machine" else "dagster-team.yaml")
 
     @property
     def lake_place(self) -> Place:

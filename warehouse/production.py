@@ -89,10 +89,8 @@ def perform(lake: Lake, step: Step, run_id: str, active: Sequence[str] = (), hom
     Files below `home` are looked for below it, wherever it has been moved.
     """
     ledger = book(lake)
-    inputs = [_input(ledger, asset, key) for asset, keys in step.reads for key in keys]
-    inputs_sha256 = input_sha256(CODE_VERSION, step.settings, inputs)
-    known = [ledger.get((asset, step.partition_key)) for asset in step.assets]
-    if all(made is not None and made.input_sha256 == inputs_sha256 and _files_are_there(made, home) for made in known):
+    inputs_sha256 = _inputs_sha256(ledger, step)
+    if _is_made(ledger, step, inputs_sha256, home):
         return Performed({asset: _latest(lake, asset, step.partition_key) for asset in step.assets}, None)
     started = time.monotonic()
     snapshot = lake.snapshot()
@@ -109,9 +107,27 @@ def perform(lake: Lake, step: Step, run_id: str, active: Sequence[str] = (), hom
     return Performed(entered, committed)
 
 
+def is_made(lake: Lake, step: Step, home: Path = Path()) -> bool:
+    """Whether a step would return early, since nothing has changed. Raises NeverMade."""
+    ledger = book(lake)
+    return _is_made(ledger, step, _inputs_sha256(ledger, step), home)
+
+
 def own(partition_key: str) -> tuple[str, ...]:
     """The partition keys read of an asset that is partitioned alike."""
     return (partition_key,)
+
+
+def _inputs_sha256(ledger: Mapping[tuple[str, str], Materialization], step: Step) -> str:
+    inputs = [_input(ledger, asset, key) for asset, keys in step.reads for key in keys]
+    return input_sha256(CODE_VERSION, step.settings, inputs)
+
+
+def _is_made(ledger: Mapping[tuple[str, str], Materialization], step: Step, inputs_sha256: str, home: Path) -> bool:
+    known = [ledger.get((asset, step.partition_key)) for asset in step.assets]
+    return all(
+        made is not None and made.input_sha256 == inputs_sha256 and _files_are_there(made, home) for made in known
+    )
 
 
 def _input(ledger: Mapping[tuple[str, str], Materialization], asset: str, partition_key: str) -> Materialization:

@@ -1,14 +1,23 @@
 """The night: what the schedule starts, and what follows only when all of it has succeeded."""
 
-from datetime import UTC, datetime
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "flows"))
+
+from mills import spend, write_folder
+
 from assets.automation import nightly, sensors
 from assets.resources import Factory
-from assets.tags import NIGHT
+from assets.tags import ARRIVED, NIGHT, PARTITION, RUNS
+from inference.store import ExchangeStore
 
 TONIGHT = datetime(2030, 1, 2, 3, 0, tzinfo=UTC)
 FOLLOWERS = [sensor for sensor in sensors if sensor.name.endswith("_follows")]
@@ -20,7 +29,9 @@ def instance() -> dg.DagsterInstance:
     return dg.DagsterInstance.ephemeral()
 
 
-def run(instance: dg.DagsterInstance, job: str, status: dg.DagsterRunStatus, night: str | None) -> dg.DagsterRun:
+def run(
+    instance: dg.DagsterInstance, job: str, status: dg.DagsterRunStatus, night: str | None, key: str = "", runs: int = 1
+) -> dg.DagsterRun:
     @dg.op
     def nothing() -> None:
         """An op, so that there is a job."""
@@ -29,7 +40,7 @@ def run(instance: dg.DagsterInstance, job: str, status: dg.DagsterRunStatus, nig
     def made() -> None:
         nothing()
 
-    tags = {} if night is None else {NIGHT: night}
+    tags = {} if night is None else {NIGHT: night, RUNS: str(runs), PARTITION: key}
     return instance.create_run_for_job(made, status=status, tags=tags)
 
 
@@ -47,29 +58,78 @@ def follow(
     return [asked for asked in sensor(context) if isinstance(asked, dg.RunRequest)]  # type: ignore[attr-defined]
 
 
+def tick(home: Path, instance: dg.DagsterInstance, profile: str = "offline", at: datetime = TONIGHT) -> list[Any]:
+    """What the schedule gives at a moment."""
+    factory = Factory(profile=profile, home=str(home))
+    with dg.build_schedule_context(instance, scheduled_execution_time=at, resources={"factory": factory}) as context:
+        return list(nightly(context))  # type: ignore[call-overload]
+
+
 def test_the_schedule_starts_every_active_domain_once_a_night(tmp_path: Path) -> None:
-    factory = Factory(profile="offline", home=str(tmp_path))
-    with (
-        dg.instance_for_test() as kept,
-        dg.build_schedule_context(kept, scheduled_execution_time=TONIGHT, resources={"factory": factory}) as context,
-    ):
-        asked = list(nightly(context))
+    with dg.instance_for_test() as kept:
+        asked = tick(tmp_path, kept)
         assert set(kept.get_dynamic_partitions("domain")) == {"coding", "complex_qa", "math", "web_search"}
+        again = tick(tmp_path, kept, at=TONIGHT + timedelta(minutes=7))
+        tomorrow = tick(tmp_path, kept, at=TONIGHT + timedelta(days=1))
     assert [request.partition_key for request in asked] == ["coding", "complex_qa", "math", "web_search"]
-    assert {request.tags[NIGHT] for request in asked} == {"2030-01-02"}
-    assert len({request.run_key for request in asked}) == 4
+    assert {(request.tags[NIGHT], request.tags[RUNS]) for request in asked} == {("2030-01-02", "4")}
+    # A tick that comes twice asks for the same runs, which Dagster starts once.
+    assert [r.run_key for r in again] == [r.run_key for r in asked]
+    assert {r.run_key for r in tomorrow}.isdisjoint(r.run_key for r in asked)
+
+
+def test_a_night_without_money_is_skipped_with_the_reason_until_the_month_is_over(tmp_path: Path) -> None:
+    profile = tmp_path / "bounded.yaml"
+    profile.write_text(
+        "extends: offline\ndescription: bounded\nbudgets: {night_usd: 5, month_usd: 8}\n"
+        "teacher: {price: {input: 0, cached: 0, output: 1000, source: a dollar an answer of 1000 tokens}}\n"
+    )
+    home = tmp_path / "home"
+    with ExchangeStore(home / "exchanges.sqlite") as store:
+        spend(store, TONIGHT - timedelta(hours=20), 7.5)
+    with dg.instance_for_test() as kept:
+        (skipped,) = tick(home, kept, str(profile))
+        assert "the budget of the month 2030-01, $8.00, is used up" in skipped.skip_message
+        assert kept.get_dynamic_partitions("domain") == []
+        assert len(tick(home, kept, str(profile), TONIGHT.replace(month=2, day=1))) == 4
+
+
+def test_a_domain_whose_folder_turns_bad_stays_as_it_is_and_the_others_go_on(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    registry = Factory(profile="offline", home=str(home)).registry
+    folders = [write_folder(tmp_path / name, 4) for name in ("land", "sea")]
+    registry.keep(registry.choose([str(folder) for folder in folders], None))
+    with dg.instance_for_test() as kept:
+        assert [r.partition_key for r in tick(home, kept)] == ["land", "sea"]
+        (folders[0] / "passages.jsonl").write_text("no JSON\n", "utf-8")
+        asked = tick(home, kept, at=TONIGHT + timedelta(days=1))
+        assert [(r.partition_key, r.tags[RUNS]) for r in asked] == [("sea", "1")]
+        (folders[1] / "qrels.tsv").unlink()
+        (skipped,) = tick(home, kept, at=TONIGHT + timedelta(days=2))
+        assert "every source has turned bad: land, sea" in skipped.skip_message
 
 
 def test_the_release_follows_only_when_every_domain_of_the_night_has_succeeded(instance: dg.DagsterInstance) -> None:
     release = FOLLOWERS[0]
-    ended = run(instance, "label_domain", SUCCESS, "2030-01-02")
-    run(instance, "label_domain", STARTED, "2030-01-02")
+    night = "2030-01-02"
+    ended = run(instance, "label_domain", SUCCESS, night, "math", runs=2)
+    assert follow(instance, release, ended) == []  # the other has not even been submitted
+    run(instance, "label_domain", STARTED, night, "coding", runs=2)
     assert follow(instance, release, ended) == []
     other = dg.DagsterInstance.ephemeral()
-    ended = run(other, "label_domain", SUCCESS, "2030-01-02")
-    run(other, "label_domain", STARTED, "2030-01-01")
+    ended = run(other, "label_domain", SUCCESS, night, "math")
+    run(other, "label_domain", STARTED, "2030-01-01", "math")
     asked = follow(other, release, ended)
-    assert [request.tags[NIGHT] for request in asked] == ["2030-01-02"]
+    assert [request.tags[NIGHT] for request in asked] == [night]
+
+
+def test_a_run_that_failed_counts_by_its_newest_execution(instance: dg.DagsterInstance) -> None:
+    night = "2030-01-02"
+    ended = run(instance, "label_domain", SUCCESS, night, "math", runs=2)
+    run(instance, "label_domain", dg.DagsterRunStatus.FAILURE, night, "coding", runs=2)
+    assert follow(instance, FOLLOWERS[0], ended) == []
+    again = run(instance, "label_domain", SUCCESS, night, "coding", runs=2)
+    assert len(follow(instance, FOLLOWERS[0], again)) == 1
 
 
 def test_training_follows_the_release_for_the_recipes_of_the_profile(
@@ -81,6 +141,20 @@ def test_training_follows_the_release_for_the_recipes_of_the_profile(
     profile.write_text("extends: offline\ndescription: two\nnightly: [first, direct-point]\n")
     asked = follow(instance, FOLLOWERS[1], ended, str(profile))
     assert [request.partition_key for request in asked] == ["first", "direct-point"]
+    assert {request.tags[RUNS] for request in asked} == {"2"}
+
+
+def test_an_arrival_of_the_day_is_labelled_and_starts_no_release(instance: dg.DagsterInstance) -> None:
+    @dg.op
+    def nothing() -> None:
+        """An op, so that there is a job."""
+
+    @dg.job(name="label_domain")
+    def labelled() -> None:
+        nothing()
+
+    ended = instance.create_run_for_job(labelled, status=SUCCESS, tags={ARRIVED: "abc"})
+    assert follow(instance, FOLLOWERS[0], ended) == []
 
 
 def test_a_person_s_run_sets_nothing_off(instance: dg.DagsterInstance) -> None:

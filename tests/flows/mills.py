@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from flows.campaign import Home
 from flows.questions import LabelSettings
 from flows.resynthesis import Mill
 from flows.teacher import TeacherSettings
+from inference.exchange import Exchange, Request, Sampling
 from inference.pace import PaceSettings
+from inference.store import ExchangeStore
 from warehouse.intake.registry import Active
 from warehouse.lake import Lake
 
@@ -62,6 +65,14 @@ def mill(folder: Path, sources: dict[str, int], base_url: str, **given: Any) -> 
         seed=0,
         reports=folder / "reports",
     )
+
+
+def spend(store: ExchangeStore, at: datetime, usd: float) -> None:
+    """Book an answer that was bought at a moment."""
+    request = Request(f"at {at}", ({"role": "user", "content": str(at)},), Sampling("m", 0.0, 1.0, 16))
+    stamp = at.astimezone(UTC).isoformat(timespec="milliseconds")
+    answer = Exchange(request.id, request.key, "m", "m", "a", "", "stop", 1, 1, 0, usd, 0.1, 1, stamp)
+    store.put([(request, answer)], "all")
 
 
 def _lines(path: Path, rows: list[dict[str, Any]]) -> None:

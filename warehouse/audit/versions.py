@@ -17,6 +17,7 @@ from typing import Any
 
 import polars as pl
 
+from warehouse.curation.audits import failed_audits
 from warehouse.curation.contamination import CONTAMINATION
 from warehouse.curation.filters import MASKED, REJECTED
 from warehouse.curation.releases import known_release, release_pieces
@@ -63,7 +64,7 @@ class Diff:
 
 
 def releases(lake: Lake) -> pl.DataFrame:
-    """Every release, newest first: sizes, domains, licences, parent, successor and reason where retracted, models."""
+    """Every release, newest first: sizes, domains, licences, models, what retracted it and which audits it fails."""
     marks = lake.read("retraction_marks", {"unit": "release"})
     told = marks.join(lake.read("retractions"), on="retraction", how="left").select(
         release="id", successor="successor", retracted=_retraction_words()
@@ -72,8 +73,10 @@ def releases(lake: Lake) -> pl.DataFrame:
     trained = models.select(
         "release", models=pl.format("{} {} {}", "recipe", "stage", pl.col("model").str.slice(0, 12))
     )
+    made = lake.read("releases")
+    failed = pl.Series("failed", [failed_audits(lake, name) for name in made["release"]], pl.List(pl.String))
     return (
-        lake.read("releases")
+        made.with_columns(failed)
         .join(trained.group_by("release", maintain_order=True).agg("models"), on="release", how="left")
         .join(told.group_by("release").agg(pl.col("retracted"), pl.col("successor").last()), on="release", how="left")
         .with_columns(pl.col("models", "retracted").fill_null(pl.lit([], pl.List(pl.String))))

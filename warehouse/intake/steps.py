@@ -6,11 +6,12 @@ Deliberately absent: where a source is and which are active (registry.py), and h
 import polars as pl
 
 from ranking.retrieval import first_stage
+from warehouse.intake.door import SourceError
 from warehouse.intake.registry import Active
 from warehouse.intake.sources import read_source
-from warehouse.lake import Replace, content_sha256
+from warehouse.lake import Lake, Replace, content_sha256
 from warehouse.ledger import Product, rejected
-from warehouse.production import Made, Shop, Step, own
+from warehouse.production import Made, Shop, Step, is_made, own
 
 SOURCES = ("queries", "passages", "human_judgements")
 _TABLES = {
@@ -51,6 +52,17 @@ def source_step(active: Active, seed: int) -> Step:
         return made
 
     return Step(SOURCES, active.domain, settings, work)
+
+
+def refusal(lake: Lake, active: Active, seed: int) -> str | None:
+    """Why the door refuses a folder as it is now; None where it does not, or where nothing of it has changed."""
+    if active.kind != "folder" or is_made(lake, source_step(active, seed)):
+        return None
+    try:
+        read_source(active.source(), active.limit, seed)
+    except SourceError as error:
+        return str(error)
+    return None
 
 
 def candidates_step(domain: str, depth: int) -> Step:

@@ -1,0 +1,58 @@
+"""Runs whose process is gone: marked as failed, so that nothing waits for them and their pools are free again.
+
+Dagster's code server marks a run whose process dies while it watches. After a `kill -9` of the server itself, a power
+cut, or one of `rankmill run`, nobody watches: then this does, whenever `rankmill run` or `rankmill ui` begins. Only
+processes of this machine are judged.
+"""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+PROCESS = "rankmill/process"  # the tag that says which process of which host executes a run
+LAKE, LAKE_WRITERS = "lake", 4
+
+
+def end_dead_runs(instance: Any) -> list[str]:
+    """Mark every dead run as failed and free its slots; gives their ids. The daemon may start them again."""
+    ended = []
+    for run in dead_runs(instance):
+        instance.report_run_failed(run, "its process is gone; what it committed is kept")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        ended.append(run.run_id)
+    return ended
+
+
+def dead_runs(instance: Any) -> Iterator[Any]:
+    """Runs that are under way by the books, and whose process is none of this machine's any more."""
+    import dagster as dg
+
+    from training.jobs import alive
+
+    going = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    for run in instance.get_runs(dg.RunsFilter(statuses=going)):
+        pid = _process(instance, run)
+        if pid is not None and not alive(pid):
+            yield run
+
+
+def open_pools(instance: Any) -> None:
+    """Let several runs write the lake at once, unless somebody has chosen another limit; the other pools hold one."""
+    if LAKE not in instance.event_log_storage.get_concurrency_keys():
+        instance.event_log_storage.set_concurrency_slots(LAKE, LAKE_WRITERS)
+
+
+def _process(instance: Any, run: Any) -> int | None:
+    """The process that executes a run; None where it is another machine's, or has not begun."""
+    import dagster as dg
+
+    host, _, pid = run.tags.get(PROCESS, "").partition("/")
+    if pid:
+        return int(pid) if host == socket.gethostname() else None
+    if "postgres" in type(instance.run_storage).__module__:  # it may run on another machine
+        return None
+    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+        found = entry.dagster_event.engine_event_data.metadata.get("pid")
+        if found is not None and entry.dagster_event.message.startswith("Started process for run"):
+            return int(found.value)
+    return None
