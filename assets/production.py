@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.columns import lineage_of
 from assets.resources import Factory
 from warehouse.lake import Lake
 from warehouse.laws import counts_that_do_not_add_up
@@ -47,6 +48,7 @@ def _result(lake: Lake, asset: str, row: Materialization, extra: Mapping[str, An
         **{key: value for key, value in figures.items() if isinstance(value, (int, float, str, bool))},
         **{key: dg.MetadataValue.json(value) for key, value in figures.items() if isinstance(value, (dict, list))},
         **{title: dg.MetadataValue.md(markdown) for title, markdown in row.shown.items()},
+        **lineage_of(asset),
         **extra,
     }
     offending = counts_that_do_not_add_up(lake, asset)

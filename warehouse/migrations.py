@@ -9,6 +9,7 @@ import random
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import duckdb
@@ -16,7 +17,6 @@ import duckdb
 from warehouse.catalog import RETRIES, LakeError, transaction
 
 SCHEMA = Path(__file__).parent / "schema"
-_COLUMNS: dict[str, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,23 @@ def _say(connection: duckdb.DuckDBPyConnection, name: str, number: int) -> None:
     connection.execute("CALL lake.set_commit_message(?, ?)", ["rankmill", message])
 
 
+@cache
 def table_columns() -> dict[str, tuple[str, ...]]:
     """Tables and their columns as the migrations make them: the allow-list of identifiers in SQL."""
-    if not _COLUMNS:
-        with duckdb.connect(":memory:") as connection:
-            for migration in migrations():
-                connection.execute(migration.sql)
-            rows = connection.execute(
-                "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() "
-                "WHERE schema_name = 'main' AND NOT internal GROUP BY table_name"
-            ).fetchall()
-        _COLUMNS.update({table: tuple(columns) for table, columns in rows})
-    return _COLUMNS
+    return {table: tuple(columns) for table, columns in column_types().items()}
+
+
+@cache
+def column_types() -> dict[str, dict[str, str]]:
+    """Tables, their columns in order, and each column's type, as the migrations make them."""
+    with duckdb.connect(":memory:") as connection:
+        for migration in migrations():
+            connection.execute(migration.sql)
+        rows = connection.execute(
+            "SELECT table_name, column_name, data_type FROM duckdb_columns() "
+            "WHERE schema_name = 'main' AND NOT internal ORDER BY table_name, column_index"
+        ).fetchall()
+    tables: dict[str, dict[str, str]] = {}
+    for table, column, kind in rows:
+        tables.setdefault(table, {})[column] = kind
+    return tables
