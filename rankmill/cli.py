@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from rankmill import cli_alert, cli_audit, cli_backup, cli_formats, cli_label, cli_lake, cli_models, cli_plan, cli_serve
+from rankmill import (
+    cli_alert,
+    cli_audit,
+    cli_backup,
+    cli_benchmark,
+    cli_formats,
+    cli_label,
+    cli_lake,
+    cli_models,
+    cli_plan,
+    cli_serve,
+)
 from rankmill.options import AsJson, BudgetUsd, Home, Limit, ProfileName, Sources, environment, plain_errors
 
 app = typer.Typer(
@@ -20,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(cli_lake.app, name="lake")
+app.add_typer(cli_benchmark.app, name="benchmark")
 
 
 @app.command()

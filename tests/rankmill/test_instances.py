@@ -52,7 +52,8 @@ def small() -> None:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))  # where the storage that it names keeps its files
     (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text("utf-8"), "utf-8")
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         yield instance
