@@ -44,12 +44,3 @@ def test_loading_the_definitions_brings_in_nothing_heavy() -> None:
     code = f"import assets.definitions, sys; print([m for m in {HEAVY!r} if m in sys.modules])"
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert seen.stdout.strip() == "[]"
-
-
-def test_loading_the_definitions_takes_at_most_three_seconds_of_processor_time() -> None:
-    code = "import time; t = time.process_time(); import assets.definitions; print(time.process_time() - t)"
-    seconds = min(
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-        for _ in range(2)
-    )
-    assert seconds < 3.0
