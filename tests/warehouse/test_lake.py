@@ -217,9 +217,7 @@ def test_replace_touches_only_the_rows_that_it_names(lake: Lake) -> None:
 def test_a_table_that_is_not_in_the_schema_is_never_put_into_sql(lake: Lake) -> None:
     for table in ("nothing", "queries; DROP TABLE lake.queries", "queries, lake.passages", "Queries"):
         for where, columns in ((None, []), ({"domain": "math"}, []), (None, ["domain"])):
-            with pytest.raises(
-                LakeError, match=r"the lake has no table .*Tables: audits, .*candidates"
-            ):
+            with pytest.raises(LakeError, match=r"the lake has no table .*Tables: audits, .*candidates"):
                 lake.read(table, where, columns)
 
 
