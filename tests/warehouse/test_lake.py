@@ -273,7 +273,7 @@ def test_a_query_reads_and_no_kind_of_write_is_let_through(
 
 def test_a_query_with_a_mistake_is_told_which_tables_there_are(lake: Lake) -> None:
     for sql in ("SELECT * FROM candidate", "SELEC 1", "SELECT * FROM sql", "SELECT nothing FROM queries"):
-        with pytest.raises(LakeError, match="Tables of the lake: audits, .*candidates"):
+        with pytest.raises(LakeError, match=r"Tables of the lake: audits, .*candidates"):
             lake.query(sql)
 
 
