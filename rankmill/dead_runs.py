@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 PROCESS = "rankmill/process"  # the tag that says which process of which host executes a run
-LAKE, LAKE_WRITERS = "lake", 4
+POOLS = {"teacher": 1, "accelerator": 1, "lake": 4}
 
 
 def end_dead_runs(instance: Any) -> list[str]:
@@ -37,9 +37,15 @@ def dead_runs(instance: Any) -> Iterator[Any]:
 
 
 def open_pools(instance: Any) -> None:
-    """Let several runs write the lake at once, unless somebody has chosen another limit; the other pools hold one."""
-    if LAKE not in instance.event_log_storage.get_concurrency_keys():
-        instance.event_log_storage.set_concurrency_slots(LAKE, LAKE_WRITERS)
+    """Give every pool its places before a run wants one, but for those whose limit somebody has chosen.
+
+    Left to Dagster, the first runs of a new history make a pool of the default limit each, and in PostgreSQL those that
+    meet there fail (dagster-postgres 0.29: "duplicate key value", then "current transaction is aborted").
+    """
+    known = instance.event_log_storage.get_concurrency_keys()
+    for name, places in POOLS.items():
+        if name not in known:
+            instance.event_log_storage.set_concurrency_slots(name, places)
 
 
 def _process(instance: Any, run: Any) -> int | None:

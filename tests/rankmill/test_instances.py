@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "warehouse"))
 
 from shared_services import postgres
 
-from rankmill.dead_runs import LAKE_WRITERS, PROCESS, dead_runs, end_dead_runs, open_pools
+from rankmill.dead_runs import POOLS, PROCESS, dead_runs, end_dead_runs, open_pools
 from rankmill.settings import ROOT, Settings
 
 SLEEPER = """
@@ -37,6 +37,23 @@ def campaign():
 
 with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
     campaign.execute_in_process(instance=instance, tags={PROCESS: f"{socket.gethostname()}/{os.getpid()}"})
+"""
+
+
+SMALL = """
+import sys
+import dagster as dg
+
+@dg.op(pool="teacher")
+def asks():
+    pass
+
+@dg.job
+def campaign():
+    asks()
+
+with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
+    campaign.execute_in_process(instance=instance)
 """
 
 
@@ -76,7 +93,7 @@ def test_one_machine_needs_no_service_and_its_pools_let_four_write_and_one_ask(m
     open_pools(machine)
     assert small.execute_in_process(instance=machine).success
     pools = machine.event_log_storage
-    assert pools.get_concurrency_info("lake").slot_count == LAKE_WRITERS
+    assert pools.get_concurrency_info("lake").slot_count == POOLS["lake"]
     pools.set_concurrency_slots("lake", 2)
     open_pools(machine)  # somebody has chosen
     assert pools.get_concurrency_info("lake").slot_count == 2
@@ -106,8 +123,14 @@ def test_a_team_s_runs_are_in_postgresql_where_every_machine_sees_them(
             assert ran.success
             seen = other.get_run_by_id(ran.run_id)
             assert seen is not None and seen.status == dg.DagsterRunStatus.SUCCESS
-            assert other.event_log_storage.get_concurrency_info("lake").slot_count == LAKE_WRITERS
+            assert other.event_log_storage.get_concurrency_info("lake").slot_count == POOLS["lake"]
             assert not list((tmp_path / "one").rglob("*.db"))
+        at_once = [
+            subprocess.Popen([sys.executable, "-c", SMALL, str(tmp_path / "one")], stderr=subprocess.PIPE, text=True)
+            for _ in range(4)
+        ]
+        errors = [process.communicate(timeout=120)[1] for process in at_once]
+        assert [process.returncode for process in at_once] == [0] * 4, errors
 
 
 def test_a_run_that_was_killed_is_marked_and_its_place_in_the_pool_is_free_again(
