@@ -43,8 +43,9 @@ def benchmarks(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[
     def work(shop: Shop) -> dict[str, Made]:
         # A benchmark that is out of reach today was still a benchmark yesterday.
         names = list(found.notes["benchmarks_not_read"])
-        known = shop.read("benchmarks").select(found.items.columns)
-        rows = pl.concat([found.items, known.filter(pl.col("benchmark").str.split("/").list.first().is_in(names))])
+        known, whole = shop.read("benchmarks").select(found.items.columns), pl.col("benchmark")
+        unread = whole.is_in(names) | whole.str.split("/").list.first().is_in(names)
+        rows = pl.concat([found.items, known.filter(unread)])
         digest = content_sha256(rows, ["benchmark", "unit", "qid", "text"])
         product = Product((Replace("benchmarks", rows),), digest, rows.height, rows.height, figures=found.notes)
         return {"benchmarks": Made(product, rows)}

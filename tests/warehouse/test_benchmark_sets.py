@@ -13,6 +13,7 @@ import pytest
 from warehouse.benchmarks import loading
 from warehouse.benchmarks.folders import read_folder, write_folder
 from warehouse.benchmarks.registry import Benchmark, BenchmarkError, find, registered
+from warehouse.intake.benchmarks import read_benchmarks
 from warehouse.intake.hub import HubUnreachable
 
 REGISTRY = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -204,3 +205,33 @@ def test_a_folder_that_does_not_hold_together_is_refused(tmp_path: Path) -> None
     (folder / "qrels.tsv").write_text("q1 0 d1 1\n")
     with pytest.raises(BenchmarkError, match="the passage 'd1' stands more than once"):
         read_folder(folder, "small", folder / "b.trec")
+
+
+def test_training_is_kept_from_queries_alone_where_a_corpus_is_shared_and_a_part_out_of_reach_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {("q", "test"): [{"id": "7", "text": "Which?"}], ("d", "test"): [{"id": "d", "text": "x"}]}
+    dataset(tmp_path / "one", rows)
+    described = {
+        "name": "SMALL", "description": "Small.", "license": "CC0-1.0", "sets": ["one", "gone"], "passage_tokens": 9,
+        "hub": {
+            "dataset": f"{tmp_path}/{{set}}",
+            "queries": {"config": "q", "split": "test", "text": "text", "relevant": "x"},
+            "documents": {"config": "d", "split": "test"},
+        },
+    }  # fmt: skip
+
+    def probe(name: str) -> None:
+        if not Path(name).is_dir():
+            raise HubUnreachable(name, "no such data set")
+
+    monkeypatch.setattr(loading, "probe", probe)
+    registry = tmp_path / "small.yaml"
+    registry.write_text(json.dumps(described), "utf-8")
+    found = read_benchmarks([registry], [], hub=True)
+    assert found.items.select("benchmark", "qid", "text", "unit").rows() == [("SMALL/one", "7", "Which?", "query")]
+    assert found.notes["benchmarks_not_read"] == {
+        "SMALL/gone": "not reached (HubUnreachable); give a folder with --benchmarks"
+    }
+    registry.write_text(json.dumps({**described, "sets": ["gone", "one"]}), "utf-8")
+    assert list(read_benchmarks([registry], [], hub=True).notes["benchmarks_not_read"]) == ["SMALL"]

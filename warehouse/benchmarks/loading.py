@@ -8,7 +8,8 @@ passages, of which ir_datasets hands out only the documents that were judged or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +23,11 @@ QUERIES = pl.Schema(
 )
 PASSAGES = pl.Schema({"docid": pl.String(), "title": pl.String(), "text": pl.String()})
 JUDGEMENTS = pl.Schema({"qid": pl.String(), "docid": pl.String(), "grade": pl.Int64()})
-RUN = pl.Schema({"qid": pl.String(), "docid": pl.String(), "rank": pl.Int64(), "score": pl.Float64()})
 
 
 @dataclass(frozen=True)
 class Texts:
-    """One part of a benchmark: QUERIES, PASSAGES, JUDGEMENTS, and the RUN of a first stage where it brings one."""
+    """One part of a benchmark: QUERIES, PASSAGES, JUDGEMENTS, and its run of a first stage where it has one."""
 
     name: str
     queries: pl.DataFrame
@@ -44,32 +44,35 @@ def load(benchmark: Benchmark, part: str, wanted: Sequence[str] = ()) -> Texts:
     one = part.rpartition("/")[2]
     if benchmark.hub is not None:
         return _from_hub(benchmark.hub, part, one)
-    if benchmark.ir_datasets is not None:
-        return _from_ir_datasets(at(benchmark.ir_datasets, one), part, wanted)
-    raise BenchmarkError(f"{part} is fetched by no library: {benchmark.bring}")
+    with _ir_datasets(benchmark, part) as held:
+        judged = [(judgement.query_id, judgement.doc_id, int(judgement.relevance)) for judgement in held.qrels_iter()]
+        ids = list(dict.fromkeys([*(docid for _, docid, _ in judged), *wanted]))
+        found = held.docs_store().get_many(ids)
+        documents = [(i, getattr(found[i], "title", None), found[i].default_text()) for i in ids if i in found]
+        return texts(part, _asked(held), documents, judged)
+
+
+def load_queries(benchmark: Benchmark, part: str) -> list[tuple[str, str]]:
+    """A part's queries alone: (qid, text). Raises as `load`."""
+    if benchmark.hub is not None:
+        where, one = benchmark.hub.queries, part.rpartition("/")[2]
+        rows = _hub_rows(at(benchmark.hub.dataset, one), where.config, where.split, one)
+        return [(str(row[where.id]), str(row[where.text])) for row in rows]
+    with _ir_datasets(benchmark, part) as held:
+        return [(qid, text) for qid, text, *_ in _asked(held)]
 
 
 def _from_hub(hub: Hub, part: str, one: str) -> Texts:
-    import datasets
-
     dataset = at(hub.dataset, one)
-    probe(dataset)  # fails at once where datasets would retry for half a minute
-
-    def rows(name: str, config: str | None, split: str) -> Iterable[Mapping[str, Any]]:
-        found: Iterable[Mapping[str, Any]] = datasets.load_dataset(
-            name, config and at(config, one), split=at(split, one)
-        )
-        return found
-
-    asked = list(rows(dataset, hub.queries.config, hub.queries.split))
+    asked = list(_hub_rows(dataset, hub.queries.config, hub.queries.split, one))
     rewritten = {}
     if hub.retrieval is not None:
-        again = rows(dataset, hub.retrieval.config, hub.retrieval.split)
+        again = _hub_rows(dataset, hub.retrieval.config, hub.retrieval.split, one)
         rewritten = {str(row[hub.retrieval.id]): str(row[hub.retrieval.text]) for row in again}
     where = hub.documents
     documents = [
         (str(row[where.id]), str(row[where.title] or "") if where.title else None, str(row[where.text]))
-        for row in rows(dataset, where.config, where.split)
+        for row in _hub_rows(dataset, where.config, where.split, one)
     ]
     if hub.judgements is None:
         named = str(hub.queries.relevant)
@@ -78,9 +81,17 @@ def _from_hub(hub: Hub, part: str, one: str) -> Texts:
         place = hub.judgements
         judged = [
             (str(row[place.query]), str(row[place.document]), int(row[place.grade]))
-            for row in rows(at(place.dataset, one) if place.dataset else dataset, place.config, place.split)
+            for row in _hub_rows(at(place.dataset or hub.dataset, one), place.config, place.split, one)
         ]
     return texts(part, _queries(asked, hub.queries, rewritten), documents, judged)
+
+
+def _hub_rows(dataset: str, config: str | None, split: str, one: str) -> Iterable[Mapping[str, Any]]:
+    import datasets
+
+    probe(dataset)  # fails at once where datasets would retry for half a minute
+    rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(dataset, config and at(config, one), split=at(split, one))
+    return rows
 
 
 def _queries(rows: Iterable[Mapping[str, Any]], where: HubQueries, rewritten: Mapping[str, str]) -> list[tuple]:
@@ -93,36 +104,32 @@ def _queries(rows: Iterable[Mapping[str, Any]], where: HubQueries, rewritten: Ma
     return found
 
 
-def _from_ir_datasets(name: str, part: str, wanted: Sequence[str]) -> Texts:
+@contextmanager
+def _ir_datasets(benchmark: Benchmark, part: str) -> Iterator[Any]:
+    """A part as ir_datasets holds it; whatever it cannot read inside becomes BenchmarkError with a way without it."""
+    if benchmark.ir_datasets is None:
+        raise BenchmarkError(f"{part} is fetched by no library: {benchmark.bring}")
+    import ir_datasets
+
+    name = at(benchmark.ir_datasets, part.rpartition("/")[2])
     try:
-        import ir_datasets
-    except ImportError:
-        raise BenchmarkError(
-            f"{part} is read by ir_datasets, which is not installed: `pip install ir-datasets`; or bring a folder with "
-            "queries.jsonl, passages.jsonl and qrels.tsv."
-        ) from None
-    try:
-        held = ir_datasets.load(name)
-        asked: list[tuple] = [(query.query_id, query.default_text(), None, []) for query in held.queries_iter()]
-        judged = [(judgement.query_id, judgement.doc_id, int(judgement.relevance)) for judgement in held.qrels_iter()]
-        ids = list(dict.fromkeys([*(docid for _, docid, _ in judged), *wanted]))
-        found = held.docs_store().get_many(ids)
+        yield ir_datasets.load(name)
     except (OSError, RuntimeError, KeyError) as error:
         raise BenchmarkError(
             f"{part}: ir_datasets cannot read {name} ({type(error).__name__}: {str(error).splitlines()[0]}). Fetch it "
             "where there is a network and copy its folder here (IR_DATASETS_HOME), or bring a folder with "
             "queries.jsonl, passages.jsonl and qrels.tsv."
         ) from None
-    documents = [
-        (docid, getattr(found[docid], "title", None), found[docid].default_text()) for docid in ids if docid in found
-    ]
-    return texts(part, asked, documents, judged)
+
+
+def _asked(held: Any) -> list[tuple]:
+    return [(query.query_id, query.default_text(), None, []) for query in held.queries_iter()]
 
 
 def texts(
     part: str, queries: Iterable[tuple], passages: Iterable[tuple], judged: Iterable[tuple[str, str, int]]
 ) -> Texts:
-    """Texts from rows. Raises BenchmarkError where judgements or exclusions name a query that is not there."""
+    """Texts from rows. Raises BenchmarkError for an id that stands twice, and judgements of a query without text."""
     made = Texts(
         part,
         pl.DataFrame(list(queries), schema=QUERIES, orient="row"),

@@ -1,6 +1,6 @@
 """The registry benchmarks/*.yaml: where a benchmark's texts come from, how it is run, and what was published for it.
 
-    benchmark, part = find(registered(folder), "BRIGHT/biology")
+    benchmark = find(registered(folder), "BRIGHT/biology")
 
 Texts stand on the Hugging Face hub, in the catalogue of ir_datasets, or in a folder that somebody brings. `{set}` in a
 place's names stands for the set. A published row keeps its setting: numbers of "the same" baseline in two settings lie
@@ -99,6 +99,11 @@ class Benchmark(_Strict):
     bring: str | None = Field(None, description="Where a person finds it, where no library fetches it.")
     passage_tokens: int = Field(ge=1, description="Tokens of a passage that a reranker is shown.")
     top: int = Field(100, ge=1, description="Candidates of the first stage that are reranked.")
+    guards_passages: bool = Field(
+        False,
+        description="Whether training rows are kept away from its passages too, and not from its queries alone: a "
+        "corpus of millions that many sets share says nothing of a leak.",
+    )
     measures: tuple[str, ...] = Field(DEFAULT_MEASURES, description="What is measured; the first stands in tables.")
     published: tuple[Published, ...] = Field((), description="What others report.")
 

@@ -13,8 +13,9 @@ import polars as pl
 
 from ranking.prompts import titled
 from warehouse.benchmarks.folders import json_lines
-from warehouse.benchmarks.loading import load
+from warehouse.benchmarks.loading import load, load_queries
 from warehouse.benchmarks.registry import Benchmark, BenchmarkError, load_benchmark
+from warehouse.intake.hub import HubUnreachable
 from warehouse.lake import canonical_sha256
 
 SCHEMA = {"benchmark": pl.String, "qid": pl.String, "text": pl.String, "location": pl.String, "unit": pl.String}
@@ -47,10 +48,9 @@ def read_benchmarks(registry: Sequence[Path], folders: Sequence[Path], hub: bool
         if not hub:
             unread[benchmark.name] = "the profile switches the hub off; give a folder with --benchmarks"
             continue
-        try:
-            rows += _fetched(benchmark)
-        except Exception as error:  # noqa: BLE001 - datasets raises dozens of types when the hub is out of reach
-            unread[benchmark.name] = f"not reached ({type(error).__name__}); give a folder with --benchmarks"
+        found, missing = _fetched(benchmark)
+        rows += found
+        unread |= missing
     for folder in folders:
         rows += _folder_items(folder)
     # An id with two texts keeps both: neither may be trained on.
@@ -65,16 +65,33 @@ def read_benchmarks(registry: Sequence[Path], folders: Sequence[Path], hub: bool
     return BenchmarkItems(items, {**notes, "benchmarks_not_read": unread})
 
 
-def _fetched(benchmark: Benchmark) -> list[Item]:
+def _fetched(benchmark: Benchmark) -> tuple[list[Item], dict[str, str]]:
+    """What could be read of a benchmark, part by part, and why the other parts could not.
+
+    Where the hub does not answer for the first part the others are not tried: each would wait for it again.
+    """
     found: list[Item] = []
+    unread: dict[str, str] = {}
     place = f"registry:{benchmark.name}"
     for part in benchmark.parts:
-        texts = load(benchmark, part)
-        found += [(part, qid, text, place, "query") for qid, text in texts.queries.select("qid", "text").iter_rows()]
-        found += [
-            (part, docid, titled(title, text), place, "passage") for docid, title, text in texts.passages.iter_rows()
-        ]
-    return found
+        try:
+            if benchmark.guards_passages:
+                texts = load(benchmark, part)
+                asked = list(texts.queries.select("qid", "text").iter_rows())
+                found += [
+                    (part, i, titled(title, text), place, "passage") for i, title, text in texts.passages.iter_rows()
+                ]
+            else:
+                asked = load_queries(benchmark, part)
+        except Exception as error:  # noqa: BLE001 - datasets raises dozens of types when the hub is out of reach
+            known = isinstance(error, BenchmarkError)
+            why = str(error) if known else f"not reached ({type(error).__name__}); give a folder with --benchmarks"
+            if isinstance(error, HubUnreachable) and part == benchmark.parts[0]:
+                return [], {benchmark.name: why}
+            unread[part] = why
+            continue
+        found += [(part, qid, text, place, "query") for qid, text in asked]
+    return found, unread
 
 
 def _folder_items(folder: Path) -> list[Item]:
