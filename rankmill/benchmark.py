@@ -21,12 +21,12 @@ import polars as pl
 
 from ranking.metrics import DEFAULT_MEASURES, evaluate
 from ranking.prompts import load_template, titled
-from ranking.retrieval import Bm25
+from ranking.retrieval import first_stage
 from ranking.statistics import bootstrap_mean
 from ranking.trec import read_run, write_run
 from rankmill.chosen_model import ChosenModel
 from rankmill.rerank import Progress, rerank_files
-from rankmill.rerank_lists import read_lists
+from rankmill.rerank_lists import lists_of
 from rankmill.settings import ROOT, Settings
 from warehouse.benchmarks.folders import ASKED, SEARCHED, read_folder, write_folder
 from warehouse.benchmarks.loading import Texts, load
@@ -102,7 +102,9 @@ def measure(
         )
         student = ChosenModel(chosen.reference, recipe, chosen.names)
         out = work / f"{recipe.name}-{chosen.reference.sha256[:12]}-{budget}.trec"
-        lists = read_lists(path, part.folder / ASKED, part.folder / SEARCHED)
+        asked = dict(texts.queries.select("qid", "text").iter_rows())
+        passages = {docid: titled(title, text) for docid, title, text in texts.passages.iter_rows()}
+        lists = lists_of(first, path, (asked, part.folder / ASKED), (passages, part.folder / SEARCHED))
         summary = rerank_files(settings, student, lists, out, None, True, watch)
         setting |= {
             "query_reranked": "text", "passage_tokens": budget, "decoding": recipe.decoding.model_dump(mode="json"),
@@ -165,14 +167,9 @@ def _first_stage(texts: Texts, top: int) -> tuple[pl.DataFrame, str]:
             f"{texts.name}: without passages or queries BM25 cannot rank. Give a run with --run, or bring "
             f"{ASKED} and {SEARCHED}."
         )
-    retriever = Bm25(
-        texts.passages["docid"].to_list(),
-        [titled(title, text) for title, text in texts.passages.select("title", "text").iter_rows()],
-    )
-    asked = texts.queries.select(pl.coalesce("retrieval_text", "text")).to_series().to_list()
-    found = retriever.search(asked, top, texts.queries["excluded_docids"].to_list())
-    qids = texts.queries.with_row_index("query").select(pl.col("query").cast(pl.Int64), "qid")
-    return found.join(qids, on="query").select("qid", "docid", "rank", "score"), retriever.name
+    asked = texts.queries.with_columns(text=pl.coalesce("retrieval_text", "text"))
+    found = first_stage(asked, texts.passages, top)
+    return found.drop("retriever"), found["retriever"][0] if found.height else "bm25"
 
 
 def _field(texts: Texts) -> str:

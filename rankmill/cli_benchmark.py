@@ -30,13 +30,8 @@ def list_(as_json: AsJson = False) -> None:
         columns = {"benchmark": "left", "place": "left", "parts": "left", "published": "left"}
         lines = []
         for one in known:
-            place = (
-                f"hub: {one.hub.dataset}"
-                if one.hub
-                else f"ir_datasets: {one.ir_datasets}"
-                if one.ir_datasets
-                else "bring"
-            )
+            library = f"hub: {one.hub.dataset}" if one.hub else None
+            place = library or (f"ir_datasets: {one.ir_datasets}" if one.ir_datasets else "bring a folder")
             lines.append((one.name, place, ", ".join(one.parts), ", ".join(row.system for row in one.published)))
         show_rows("benchmarks; never trained on", columns, lines)
 
@@ -47,7 +42,7 @@ def fetch(
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write. [default: in the home]")] = None,
     home: Home = None,
 ) -> None:
-    """A part's queries, passages and judgements as a folder. Goes on from a folder in place of a network elsewhere."""
+    """A part's queries, passages and judgements as a folder, which can be copied to where there is no network."""
     with plain_errors():
         environment(None, home)
         from rankmill import benchmark

@@ -5,7 +5,7 @@ Only the passages that the run names are kept, so that a run over a large corpus
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,8 +40,25 @@ def read_lists(run: Path, queries: Path, passages: Path) -> list[CandidateList]:
     ranked = read_run(run)
     if (twice := ranked.filter(pl.struct("qid", "docid").is_duplicated())).height:
         raise RerankInputError(f"{run}: docid {twice['docid'][0]!r} stands more than once. Give each one line.")
-    asked = _texts(queries, "qid", set(ranked["qid"]), run)
-    texts = _texts(passages, "docid", set(ranked["docid"]), run)
+    asked = _texts(queries, "qid", set(ranked["qid"]))
+    texts = _texts(passages, "docid", set(ranked["docid"]))
+    return lists_of(ranked, run, (asked, queries), (texts, passages))
+
+
+def lists_of(
+    ranked: pl.DataFrame, run: Path, queries: tuple[Mapping[str, str], Path], passages: tuple[Mapping[str, str], Path]
+) -> list[CandidateList]:
+    """The lists of a run (qid, docid, score) by qid; texts by id, and the files that they are from.
+
+    Raises RerankInputError where a text is missing.
+    """
+    for key, (known, path) in (("qid", queries), ("docid", passages)):
+        if missing := sorted(set(ranked[key]) - known.keys()):
+            raise RerankInputError(
+                f"{run}: {key} {missing[0]!r} and {len(missing) - 1} others are not in {path}. "
+                f"Give the file that the run was made from."
+            )
+    asked, texts = queries[0], passages[0]
     # As trec_eval reads a run: by score, ties by docid; the rank column is not trusted.
     ordered = ranked.sort("qid", "score", "docid", descending=[False, True, True])
     grouped = ordered.group_by("qid", maintain_order=True).agg("docid")
@@ -51,8 +68,8 @@ def read_lists(run: Path, queries: Path, passages: Path) -> list[CandidateList]:
     ]
 
 
-def _texts(path: Path, key: str, wanted: set[str], run: Path) -> dict[str, str]:
-    """Texts by id, of the ids that are wanted; every one of them must be there once."""
+def _texts(path: Path, key: str, wanted: set[str]) -> dict[str, str]:
+    """Texts by id, of the ids that are wanted; none may be there twice."""
     found: dict[str, str] = {}
     for row in _lines(path, key):
         if row[key] not in wanted:
@@ -60,11 +77,6 @@ def _texts(path: Path, key: str, wanted: set[str], run: Path) -> dict[str, str]:
         if row[key] in found:
             raise RerankInputError(f"{path}: {key} {row[key]!r} stands more than once. Give each one line.")
         found[row[key]] = titled(row.get("title"), row["text"]) if key == "docid" else row["text"]
-    if missing := sorted(wanted - found.keys()):
-        raise RerankInputError(
-            f"{run}: {key} {missing[0]!r} and {len(missing) - 1} others are not in {path}. "
-            f"Give the file that the run was made from."
-        )
     return found
 
 
