@@ -14,7 +14,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "warehouse"))
 
-from small_lake import DOMAINS, candidates, fill, message
+from small_lake import candidates, message
 
 from assets.checks import checks
 from assets.curation import training_set
@@ -23,7 +23,6 @@ from assets.resources import Factory
 from assets.tags import NIGHT
 from assets.training import sft_model
 from warehouse.curation.audits import failed_audits
-from warehouse.intake.registry import Active
 from warehouse.lake import Append, Lake, Replace, opened
 
 OF_THE_RELEASE = [
@@ -37,15 +36,6 @@ class Recorder(dg.PipesSubprocessClient):
 
     def run(self, *, command: Sequence[str], **_: Any) -> None:  # type: ignore[override]
         STARTED.append(command)
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("filled") / "home"
-    with opened(Lake.at(home / "lake")) as lake:
-        fill(lake)
-    Factory(profile="offline", home=str(home)).registry.keep([Active(name, "folder", name) for name in DOMAINS])
-    return home
 
 
 @pytest.fixture

@@ -16,15 +16,15 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[1] / "warehouse"))
 
 from later_releases import change, here, put, release_now
-from small_lake import DOMAINS, LONG, TRAIN, fill, release
+from small_lake import DOMAINS, LONG, TRAIN, release
 
-from assets.checks import drift_within_bounds
+from assets.checks import drift_within_bounds, releases_can_be_rebuilt
 from assets.curation import data_quality_report, training_set
 from assets.resources import Factory
 from assets.training import sft_model
 from rankmill.run import planned
 from rankmill.settings import Settings
-from warehouse.intake.registry import Active
+from warehouse import laws
 from warehouse.lake import Lake, opened
 
 
@@ -50,16 +50,6 @@ def profile(folder: Path, **values: Any) -> str:
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANKMILL_HOME", "RANKMILL_PROFILE", "RANKMILL_RELEASE", "RANKMILL_LAKE_CATALOG"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with the small factory's lake, and its two domains as active sources."""
-    home = tmp_path_factory.mktemp("filled") / "home"
-    with opened(Lake.at(home / "lake")) as lake:
-        fill(lake)
-    Factory(profile="offline", home=str(home)).registry.keep([Active(name, "folder", name) for name in DOMAINS])
-    return home
 
 
 @pytest.fixture
@@ -145,6 +135,38 @@ def test_a_release_that_moved_too_far_is_told_with_the_command_that_shows_its_ro
     warned = drifted(warning=0.1, error=0.9)
     assert not warned.passed and warned.severity == dg.AssetCheckSeverity.WARN
     assert drifted(warning=0.6, error=0.9).passed
+
+
+def test_a_release_is_rebuilt_once_and_again_only_when_something_else_would_come_out(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rebuilt: list[str] = []
+    law = laws.releases_that_cannot_be_rebuilt
+
+    def asked(lake: Lake) -> list[str]:
+        rebuilt.append(lake.read("releases").sort("created_at")["release"][-1])
+        return [*law(lake), *faults]
+
+    faults: list[str] = []
+    monkeypatch.setattr(laws, "releases_that_cannot_be_rebuilt", asked)
+    resources = {"factory": Factory(profile="offline", home=str(home))}
+
+    def checked(instance: dg.DagsterInstance) -> bool:
+        result = dg.materialize([training_set, releases_can_be_rebuilt], resources=resources, instance=instance)
+        return all(one.passed for one in result.get_asset_check_evaluations())
+
+    (tmp_path / "history").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "history")) as instance:
+        assert [checked(instance), checked(instance), len(rebuilt)] == [True, True, 1]
+        with opened(Lake.at(home / "lake")) as lake:
+            change(lake, "consistent_rankings", keep=pl.col("domain") == "math")
+            change(lake, "materializations", put("content_sha256", "less", pl.col("asset") == "consistent_rankings"))
+        faults.append("another hash")
+        # What failed is asked again until it passes.
+        assert [checked(instance), checked(instance), len(rebuilt)] == [False, False, 3]
+        faults.clear()
+        assert [checked(instance), checked(instance), len(rebuilt)] == [True, True, 4]
+    assert len(set(rebuilt)) == 2
 
 
 def test_a_report_is_made_again_only_when_what_it_shows_has_changed(home: Path, tmp_path: Path) -> None:
