@@ -1,0 +1,138 @@
+"""The nine seams of a recipe, and the choices that are registered at each.
+
+A choice is one frozen class whose fields are its parameters, below its seam's heading, and one entry in `SEAMS`. What
+a choice does is elsewhere: prompts and targets in `training.examples`, losses in `training.sft` and
+`training.objectives`, rewards in `training.rl`, orders in `training.rankers`. Deliberately absent: choices that nothing
+runs yet, and anything that imports torch (assets read recipes, and must load fast).
+"""
+
+from training.seams.answering import (
+    Decoding,
+    FirstTokenWindow,
+    MinMax,
+    NoFusion,
+    PointwiseLogits,
+    PointwiseSaid,
+    RandomGroups,
+    ReciprocalRank,
+    SetwiseHeapsort,
+    SlidingWindow,
+    WeightedFusion,
+    Written,
+    ZScore,
+)
+from training.seams.choice import (
+    Choice,
+)
+from training.seams.learning import (
+    CrossEntropy,
+    ExactLabel,
+    FirstTokenRankNet,
+    Grpo,
+    MultiView,
+    NoObjective,
+    NoReward,
+    NoSampling,
+    QueryReciprocalRank,
+    Selecting,
+    SoftmaxCrossEntropy,
+    Student,
+    Supervised,
+)
+from training.seams.material import (
+    Contract,
+    Judgements,
+    Letters,
+    ListUnits,
+    ListwiseDirect,
+    ListwiseThink,
+    PairUnits,
+    ScoreThink,
+    SetUnits,
+    SetwiseThink,
+    TeacherRanking,
+    TeacherScore,
+    Units,
+    YesNo,
+)
+
+__all__ = [
+    "SEAMS",
+    "Choice",
+    "Contract",
+    "CrossEntropy",
+    "Decoding",
+    "ExactLabel",
+    "FirstTokenRankNet",
+    "FirstTokenWindow",
+    "Grpo",
+    "Judgements",
+    "Letters",
+    "ListUnits",
+    "ListwiseDirect",
+    "ListwiseThink",
+    "MinMax",
+    "MultiView",
+    "NoFusion",
+    "NoObjective",
+    "NoReward",
+    "NoSampling",
+    "PairUnits",
+    "PointwiseLogits",
+    "PointwiseSaid",
+    "QueryReciprocalRank",
+    "RandomGroups",
+    "ReciprocalRank",
+    "ScoreThink",
+    "Selecting",
+    "SetUnits",
+    "SetwiseHeapsort",
+    "SetwiseThink",
+    "SlidingWindow",
+    "SoftmaxCrossEntropy",
+    "Student",
+    "Supervised",
+    "TeacherRanking",
+    "TeacherScore",
+    "Units",
+    "WeightedFusion",
+    "Written",
+    "YesNo",
+    "ZScore",
+]
+
+SEAMS: dict[str, dict[str, type[Choice]]] = {
+    "units": {"list": ListUnits, "set": SetUnits, "pair": PairUnits},
+    "labels": {"teacher_ranking": TeacherRanking, "judgements": Judgements, "teacher_score": TeacherScore},
+    "contract": {
+        "listwise_think": ListwiseThink,
+        "listwise_direct": ListwiseDirect,
+        "setwise_think": SetwiseThink,
+        "letters": Letters,
+        "yes_no": YesNo,
+        "score_think": ScoreThink,
+    },
+    "objective": {
+        "none": NoObjective,
+        "cross_entropy": CrossEntropy,
+        "first_token_ranknet": FirstTokenRankNet,
+        "softmax_cross_entropy": SoftmaxCrossEntropy,
+    },
+    "reward": {
+        "none": NoReward,
+        "multi_view": MultiView,
+        "exact_label": ExactLabel,
+        "query_reciprocal_rank": QueryReciprocalRank,
+    },
+    "sampling": {"none": NoSampling, "grpo": Grpo},
+    "decoding": {
+        "sliding_window": SlidingWindow,
+        "random_groups": RandomGroups,
+        "setwise_heapsort": SetwiseHeapsort,
+        "first_token_window": FirstTokenWindow,
+        "pointwise_logits": PointwiseLogits,
+        "pointwise_said": PointwiseSaid,
+    },
+    "fusion": {"none": NoFusion, "rrf": ReciprocalRank, "min_max": MinMax, "z_score": ZScore},
+    "model": {"causal_lm": Student},
+}
