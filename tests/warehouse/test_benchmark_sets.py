@@ -231,7 +231,7 @@ def test_training_is_kept_from_queries_alone_where_a_corpus_is_shared_and_a_part
     found = read_benchmarks([registry], [], hub=True)
     assert found.items.select("benchmark", "qid", "text", "unit").rows() == [("SMALL/one", "7", "Which?", "query")]
     assert found.notes["benchmarks_not_read"] == {
-        "SMALL/gone": "not reached (HubUnreachable); give a folder with --benchmarks"
+        "SMALL/gone": "not reached (HubUnreachable); give a folder with --benchmarks, named SMALL/gone"
     }
     registry.write_text(json.dumps({**described, "sets": ["gone", "one"]}), "utf-8")
     assert list(read_benchmarks([registry], [], hub=True).notes["benchmarks_not_read"]) == ["SMALL"]

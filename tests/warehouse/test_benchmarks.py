@@ -38,6 +38,34 @@ def test_a_benchmark_that_was_not_read_is_named_with_the_way_to_bring_it() -> No
     assert all("give a folder with --benchmarks" in reason for reason in told.values())
 
 
+@pytest.mark.parametrize("hub", [False, True])
+@pytest.mark.parametrize("name", ["NovelEval", "noveleval"])
+def test_a_folder_named_after_a_registered_benchmark_stands_for_it(tmp_path: Path, name: str, hub: bool) -> None:
+    folder = folder_of(tmp_path / name, query("1", "What is new?"))
+    registry = [path for path in REGISTRY if path.stem == "noveleval"]
+    assert list(read_benchmarks(registry, [], hub).notes["benchmarks_not_read"]) == ["NovelEval"]
+    found = read_benchmarks(registry, [folder], hub)
+    assert found.notes["queries_by_benchmark"] == {"NovelEval": 1} and found.notes["benchmarks_not_read"] == {}
+
+
+def test_a_benchmark_of_which_folders_bring_some_parts_names_the_others(tmp_path: Path) -> None:
+    folder_of(tmp_path / "R2MED" / "Biology", query("1", "Why?"))
+    alone = folder_of(tmp_path / "elsewhere" / "R2MED" / "IIYi-Clinical", query("2", "How?"))
+    registry = [path for path in REGISTRY if path.stem == "r2med"]
+    found = read_benchmarks(registry, [tmp_path / "R2MED", alone], hub=False)
+    read = {"R2MED/Biology", "R2MED/IIYi-Clinical"}
+    assert found.notes["queries_by_benchmark"].keys() == read
+    assert found.notes["benchmarks_not_read"].keys() == {*load_benchmark(registry[0]).parts} - read
+
+
+def test_queries_alone_do_not_stand_for_a_benchmark_whose_passages_are_guarded(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "BRIGHT" / "biology", query("1", "Why do cells divide?"))
+    registry = [path for path in REGISTRY if path.stem == "bright"]
+    assert list(read_benchmarks(registry, [folder], hub=False).notes["benchmarks_not_read"]) == ["BRIGHT"]
+    (folder / "passages.jsonl").write_text(json.dumps({"docid": "d1", "text": "They grow."}))
+    assert "BRIGHT/biology" not in read_benchmarks(registry, [folder], hub=False).notes["benchmarks_not_read"]
+
+
 def test_every_queries_file_below_a_folder_is_read_under_its_own_name(tmp_path: Path) -> None:
     folder_of(tmp_path / "sets" / "biology", query("1", "Why do cells\u2028divide?"), "", query("2", "Überall?"))
     folder_of(tmp_path / "sets" / "deep" / "robotics", query("1", "Why does it spin?"))
