@@ -7,6 +7,7 @@ from assets.checks import checks
 from assets.console import console
 from assets.described import described
 from assets.jobs import jobs
+from assets.places import Processes
 from assets.resources import Factory
 from rankmill.settings import Settings
 
@@ -29,7 +30,7 @@ defs = dg.Definitions(
     sensors=automation.sensors,
     resources={
         "factory": Factory(profile=settings.profile_name, home=str(settings.home)),
-        "pipes": dg.PipesSubprocessClient(),
+        "pipes": Processes(settings.profile_that_buys_nothing.processes, settings.home),
     },
     loggers={"console": console},
 )
