@@ -93,7 +93,7 @@ def benchmark_runs(
     active = factory.active_domains()
     reads = [*((asset, active) for asset in INPUTS), ("sft_model", own(name)), ("rl_model", own(name))]
     identity = {
-        "recipe": recipe.sha256_of(*RerankJob.seams),
+        "recipe": recipe.sha256_of(*RerankJob.seams, "fusion"),
         "base": base_model(recipe).sha256,
         "dtype": recipe.model.inference_dtype,
         "template": load_template(recipe.contract.template).sha256,

@@ -132,9 +132,9 @@ class RlJob(TrainJob):
 
 
 class RerankJob(Job):
-    """Reranking of first-stage candidates by one student."""
+    """Reranking of first-stage candidates by one student. Fusion asks nothing anew, so it is none of its seams."""
 
-    seams: ClassVar[tuple[str, ...]] = ("units", "contract", "decoding", "fusion")
+    seams: ClassVar[tuple[str, ...]] = ("units", "contract", "decoding")
 
     candidates: Path = Field(description="candidates.parquet: domain, qid, query, docid, rank, score, text.")
     candidates_sha256: str = Field(description="Content hash of the candidate rows.")

@@ -82,6 +82,7 @@ def test_a_jobs_hash_changes_with_every_input(what: str, value: int) -> None:
         ("decoding", {"top": 50}, {"rerank"}),
         ("objective", {"lr": 1e-3}, {"sft"}),
         ("reward", {"k": 5}, {"rl"}),
+        ("fusion", {"name": "rrf", "weight": 0.3}, set()),
         ("sampling", {"kl": 0.5}, {"rl"}),
         ("units", {"passage_tokens": 64}, {"sft", "rl", "rerank"}),
         ("contract", {"name": "listwise_direct"}, {"sft", "rl", "rerank"}),
