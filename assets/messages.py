@@ -23,14 +23,17 @@ LOOK_AGAIN_S = 0.01
 
 
 class WholeLines(dg.PipesMessageReader):
-    """Messages of a process on this machine, a JSON object a line."""
+    """Messages of a process, a JSON object a line, in a file that it sees: `path`, which stays, or a temporary one."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
 
     @contextmanager
     def read_messages(self, handler: Any) -> Iterator[dict[str, Any]]:
         """Hear the process until the session is closed; gives where it writes."""
         with TemporaryDirectory(prefix="pipes-") as folder:
-            path, closed = Path(folder) / "messages", Event()
-            path.touch()
+            path, closed = self.path or Path(folder) / "messages", Event()
+            path.write_bytes(b"")
             thread = Thread(target=self._hear, args=(handler, path, closed), daemon=True)
             thread.start()
             try:
@@ -42,12 +45,12 @@ class WholeLines(dg.PipesMessageReader):
                 closed.set()
                 thread.join()
 
-    def on_launched(self, launched_payload: dict[str, Any]) -> None:
+    def on_launched(self, params: Any) -> None:
         """Nothing: where it writes is known beforehand."""
 
     def no_messages_debug_text(self) -> str:
         """What Dagster's warning says about a process that told nothing."""
-        return "Attempted to read messages from a temporary file."
+        return f"Attempted to read messages from {self.path or 'a temporary file'}."
 
     def _hear(self, handler: Any, path: Path, closed: Event) -> None:
         for line in whole_lines(path, closed.is_set):
