@@ -9,6 +9,7 @@ import polars as pl
 
 from assets import rerankings
 from assets.partitions import recipes
+from assets.places import Place
 from assets.processes import run_jobs
 from assets.production import law, produce
 from assets.resources import Factory
@@ -36,7 +37,7 @@ INPUTS = ("queries", "passages", "human_judgements", "candidates")
     pool="accelerator",
 )
 def benchmark_runs(
-    context: dg.AssetExecutionContext, factory: Factory, pipes: dg.PipesSubprocessClient
+    context: dg.AssetExecutionContext, factory: Factory, pipes: dg.ResourceParam[Place]
 ) -> Iterator[dg.MaterializeResult]:
     """Rerankings of the held-out queries by base, SFT and RL, fused ones too, and the first stage beside them."""
     name, chosen = context.partition_key, factory.settings.profile.evaluation

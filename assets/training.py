@@ -8,6 +8,7 @@ import dagster as dg
 import polars as pl
 
 from assets.partitions import recipes
+from assets.places import Place
 from assets.processes import run_jobs
 from assets.production import law, produce
 from assets.resources import Factory
@@ -35,7 +36,7 @@ DRAWN = (*CURVES, "completion_tokens", "tokens_per_second", "padding", "memory_g
     pool="accelerator",
 )
 def sft_model(
-    context: dg.AssetExecutionContext, factory: Factory, pipes: dg.PipesSubprocessClient
+    context: dg.AssetExecutionContext, factory: Factory, pipes: dg.ResourceParam[Place]
 ) -> Iterator[dg.MaterializeResult]:
     """The base model after supervised fine-tuning on teacher chains and orders (METHOD section 3)."""
     recipe = factory.settings.recipe(context.partition_key)
@@ -61,7 +62,7 @@ def sft_model(
     pool="accelerator",
 )
 def rl_model(
-    context: dg.AssetExecutionContext, factory: Factory, pipes: dg.PipesSubprocessClient
+    context: dg.AssetExecutionContext, factory: Factory, pipes: dg.ResourceParam[Place]
 ) -> Iterator[dg.MaterializeResult]:
     """The SFT model after GRPO with the multi-view ranking reward (METHOD section 4)."""
     recipe = factory.settings.recipe(context.partition_key)
@@ -128,7 +129,7 @@ def _no_stage(why: str) -> Made:
     return Made(product, None, {}, {})
 
 
-def _train(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, job: SftJob | RlJob, home: Path) -> Made:
+def _train(context: dg.AssetExecutionContext, pipes: Place, job: SftJob | RlJob, home: Path) -> Made:
     run_jobs(context, pipes, job)
     result = finished(job)
     assert result is not None  # run_jobs has seen to it

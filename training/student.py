@@ -9,6 +9,7 @@ Deliberately absent: remote code and pickled weights; both are refused by the op
 
 import os
 import shutil
+import socket
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
         del config.quantization_config
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(quantized.state_dict())
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)
     AutoTokenizer.from_pretrained(**source).save_pretrained(part)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +124,23 @@ def test_a_published_result_is_found_and_a_failed_run_leaves_nothing(tmp_path: P
 
 def test_what_a_killed_process_left_is_cleared_and_a_living_ones_is_kept(tmp_path: Path) -> None:
     job = sft(tmp_path)
-    killed, living = (tmp_path / f".{job.folder.name}.{pid}.part" for pid in (2**22 + 1, os.getppid()))
+    here = socket.gethostname().replace(".", "-")
+    killed, living = (tmp_path / f".{job.folder.name}.{here}.{pid}.part" for pid in (2**22 + 1, os.getppid()))
     killed.mkdir()
     living.mkdir()
     with workspace(job):
         assert not killed.exists() and living.exists()
+
+
+def test_what_another_machine_is_at_is_kept_for_a_day(tmp_path: Path) -> None:
+    job = sft(tmp_path)
+    old, new = (tmp_path / f".{job.folder.name}.{host}.{2**22 + 1}.part" for host in ("node-7", "node-8"))
+    old.mkdir()
+    new.mkdir()
+    two_days_ago = time.time() - 2 * 86_400
+    os.utime(old, (two_days_ago, two_days_ago))
+    with workspace(job):
+        assert not old.exists() and new.exists()
 
 
 def test_a_folder_of_another_job_is_not_taken_for_this_one(tmp_path: Path) -> None:
