@@ -44,7 +44,7 @@ class Breaker:
     def __init__(self, settings: BreakerSettings, base_url: str) -> None:
         self._settings = settings
         self._base_url = base_url
-        self._in_a_row: list[str] = []
+        self._in_a_row: list[Failure] = []
         self._recent: deque[str | None] = deque(maxlen=settings.window)
 
     def watch(self, outcome: Exchange | Failure) -> None:
@@ -55,31 +55,34 @@ class Breaker:
             self._in_a_row.clear()
             self._recent.append(None if outcome.fault is None else fault_kind(outcome.fault))
         else:
-            self._in_a_row.append(outcome.kind)
+            self._in_a_row.append(outcome)
             self._recent.append(outcome.kind)
             if len(self._in_a_row) >= self._settings.unanswered_in_a_row:
-                self._stop(outcome)
+                self._stop()
         window = self._settings.window
         if len(self._recent) == window and window - self._recent.count(None) > self._settings.share * window:
             self._give_up(Counter(kind for kind in self._recent if kind is not None), outcome)
 
-    def _stop(self, last: Failure) -> None:
-        """Say why the last requests in a row have no answer: most of them decide what is to be done."""
-        kinds = Counter(self._in_a_row)
+    def _stop(self) -> None:
+        """Say why the last requests in a row have no answer: most of them decide what is to be done.
+
+        What is refused is told by the first refusal, which came before anything that followed from it.
+        """
+        kinds = Counter(failure.kind for failure in self._in_a_row)
         counted = f" ({', '.join(f'{n} x {kind}' for kind, n in kinds.most_common())})" if len(kinds) > 1 else ""
-        refused = sum(n for kind, n in kinds.items() if refused_as(kind) is not None)
-        which = f"the last one ({last.request_id}) with {last.kind}: {last.detail}. All answers so far are kept."
-        if 2 * refused > kinds.total():
+        refusals = [failure for failure in self._in_a_row if refused_as(failure.kind) is not None]
+        if 2 * len(refusals) > kinds.total():
             raise RequestRefused(
-                f"{self._base_url} is up, and refused {kinds.total()} requests in a row{counted}, {which} "
-                f"{RequestRefused.remedy}"
+                f"{self._base_url} is up, and refused {kinds.total()} requests in a row{counted}, the first one "
+                f"{_told(refusals[0])} {RequestRefused.remedy}"
             )
         slower = (
             "Ask for less at a time (max_in_flight, requests_per_minute, tokens_per_minute), or later; then run again."
         )
         remedy = slower if 2 * kinds["429"] > kinds.total() else "Check that the endpoint is up, then run again."
         raise EndpointDown(
-            f"{self._base_url} left {kinds.total()} requests in a row{counted} without an answer, {which} {remedy}"
+            f"{self._base_url} left {kinds.total()} requests in a row{counted} without an answer, the last one "
+            f"{_told(self._in_a_row[-1])} {remedy}"
         )
 
     def _give_up(self, kinds: Counter[str], last: Exchange | Failure) -> None:
@@ -94,3 +97,7 @@ class Breaker:
             f"({counted}), the last one ({last.request_id}): {said}. All answers so far are kept. Check model, prompt "
             "and token limit; where such answers are expected, raise the breaker's share to 1, then run again."
         )
+
+
+def _told(failure: Failure) -> str:
+    return f"({failure.request_id}) with {failure.kind}: {failure.detail}. All answers so far are kept."

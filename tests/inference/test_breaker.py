@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from inference.archive import everything
 from inference.breaker import Breaker, BreakerSettings, EndpointDown, MostlyErrors
+from inference.endpoint import RequestRefused
 from inference.engine import Engine, Requests, ask_all
 from inference.exchange import FAULTS, Exchange, Failure, Request
 from inference.standin.faults import Draw, Faults
@@ -219,3 +220,17 @@ def test_a_run_is_given_up_at_the_first_outcome_that_says_so(
             breaker.watch(outcome(kind))
             stopped += 1
     assert stopped == expected
+
+
+def test_refusals_are_told_by_the_first_of_them_and_an_outage_by_the_last() -> None:
+    def stopped_by(*kinds: str) -> str:
+        breaker = Breaker(BreakerSettings(unanswered_in_a_row=len(kinds)), "http://x/v1")
+        with pytest.raises((EndpointDown, RequestRefused)) as caught:
+            for number, kind in enumerate(kinds):
+                breaker.watch(Failure(f"r{number}", "k", kind, f"HTTP {kind}: body {number}"))
+        return f"{type(caught.value).__name__}: {caught.value}"
+
+    refused = stopped_by("500", "422", "400", "400", "500")
+    assert "RequestRefused: http://x/v1 is up, and refused 5 requests in a row" in refused
+    assert "the first one (r1) with 422: HTTP 422: body 1. All" in refused and "endpoint is up" not in refused
+    assert "the last one (r2) with 503: HTTP 503: body 2. All" in stopped_by("400", "503", "503")

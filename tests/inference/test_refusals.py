@@ -32,7 +32,7 @@ def test_prompts_that_do_not_fit_the_context_are_refused_and_not_an_outage(
             ask_all(engine_for(server), some_requests(200))
         assert not server.counts["answered"]
     assert re.search(
-        rf"^{server.base_url} is up, and refused \d\d requests in a row, the last one \(r\d+\) with 400: HTTP 400: "
+        rf"^{server.base_url} is up, and refused \d\d requests in a row, the first one \(r\d+\) with 400: HTTP 400: "
         r"This model.s maximum context length is 300 tokens; you asked for 4\d\d\. \(attempts: 1\)\. All answers "
         r"so far are kept\. Check base_url, the model name, .* the model.s context length; then run again\.$",
         str(caught.value),
