@@ -25,7 +25,8 @@ class Progress:
     `calls` counts its HTTP requests, and `troubles` those without an answer by kind, most of which a retry mended.
     `spent` is all spending under the budget as it was last seen, in every process. `rate` and `tokens_per_s` are means
     over the run. `held` is how many requests now wait for a batch that another run has sent, by that batch;
-    `waited_for_batches` counts all that had to. `without_room` wait for room in the budget.
+    `waited_for_batches` counts all that had to. `without_room` wait for room in the budget. `files_deleted` counts the
+    files of ended batches that this run has deleted at the provider, `files_left` those that it could not reach.
     """
 
     total: int | None
@@ -53,6 +54,8 @@ class Progress:
     held: Mapping[str, int] = field(default_factory=dict)
     waited_for_batches: int = 0
     without_room: int = 0
+    files_deleted: int = 0
+    files_left: int = 0
 
     @property
     def line(self) -> str:
@@ -66,6 +69,7 @@ class Progress:
         parts += [f"{self.rate:.1f}/s", f"{self.in_flight} in flight of {self.concurrency}"]
         parts += [f"{n:,} wait for {batch}" for batch, n in self.held.items()]
         parts += [f"{self.without_room:,} wait for room in the budget"] if self.without_room else []
+        parts += [f"{self.files_left:,} files of batches to be deleted there yet"] if self.files_left else []
         if self.oldest_s >= 1:
             parts.append(f"oldest {self.oldest_s:.0f} s")
         tokens = self.prompt_tokens + self.completion_tokens
@@ -88,7 +92,8 @@ class Progress:
             "tokens_per_s": self.tokens_per_s,
             "in_flight": self.in_flight, "concurrency": self.concurrency, "oldest_in_flight_s": self.oldest_s,
             "waiting_for_batches": sum(self.held.values()), "waited_for_batches": self.waited_for_batches,
-            "without_room": self.without_room, "spent_usd": self.spent.usd, "spent_tokens": self.spent.tokens,
+            "without_room": self.without_room, "batch_files_deleted": self.files_deleted,
+            "batch_files_left": self.files_left, "spent_usd": self.spent.usd, "spent_tokens": self.spent.tokens,
             "elapsed_s": self.elapsed_s,
         }  # fmt: skip
         if self.budget.usd is not None:
@@ -118,6 +123,8 @@ class Tally:
     held: Counter[str] = field(default_factory=Counter)
     waited_for_batches: int = 0
     without_room: int = 0
+    files_deleted: int = 0
+    files_left: int = 0
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -175,6 +182,8 @@ class Tally:
             held=dict(+self.held),
             waited_for_batches=self.waited_for_batches,
             without_room=self.without_room,
+            files_deleted=self.files_deleted,
+            files_left=self.files_left,
         )
 
 

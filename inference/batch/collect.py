@@ -62,13 +62,25 @@ async def collect(api: BatchApi, store: ExchangeStore, row: Row, remote: Remote,
     return Ended(remote.status, results.troubles, remote.codes, remote.said)
 
 
-async def clear_away(api: BatchApi, store: ExchangeStore, address: str) -> None:
+@dataclass(frozen=True)
+class Cleared:
+    """Files of ended batches: how many are no more at the provider, and how many are still to be deleted there."""
+
+    deleted: int
+    left: int
+
+
+async def clear_away(api: BatchApi, store: ExchangeStore, address: str) -> Cleared:
     """Delete the files of ended batches at an endpoint; what cannot be reached now is left to the next time."""
-    for file in await store.clerk.perform(partial(files_left, endpoint=address), writes=False):
+    files = await store.clerk.perform(partial(files_left, endpoint=address), writes=False)
+    deleted = 0
+    for number, file in enumerate(files):
         trouble = await api.delete(file)
         if trouble is not None and trouble.retry:
-            return
+            return Cleared(deleted, len(files) - number)
+        deleted += trouble is None
         if trouble is not None:
             said = f"{trouble.kind} ({trouble.detail})"
             _log.warning("file %s stays at %s, which refuses to delete it: %s", file, address, said)
         await store.clerk.perform(partial(file_gone, file=file), writes=True)
+    return Cleared(deleted, 0)

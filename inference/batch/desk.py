@@ -186,7 +186,9 @@ class Desk:
         """Delete at the provider what ended batches have left there."""
         if self.settings.delete_files:
             async with self._clearing:
-                await clear_away(self.api, self.teller.store, self.address)
+                cleared = await clear_away(self.api, self.teller.store, self.address)
+                self.tally.files_deleted += cleared.deleted
+                self.tally.files_left = cleared.left
 
     async def _identified(self, rows: Sequence[Row]) -> list[Row]:
         """The batches that the provider knows; those that it never got to know are ended, if that is certain."""

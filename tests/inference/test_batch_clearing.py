@@ -19,6 +19,7 @@ from inference.batch.engine import BatchEngine
 from inference.batch.giving_up import give_up_now
 from inference.engine import ask_all
 from inference.exchange import Exchange, Request
+from inference.progress import Progress
 from inference.standin.faults import Faults
 from inference.standin.server import Standin, running_standin
 from inference.store import ExchangeStore
@@ -43,9 +44,12 @@ async def leave_when(engine: BatchEngine, requests: list[Request], happened: Cal
 def test_the_files_of_a_batch_are_deleted_once_its_answers_are_stored(
     batches_for: BatchFor, some_requests: Make, store: ExchangeStore
 ) -> None:
+    seen: list[Progress] = []
     with running_standin(Faults(rate_500=0.3)) as server, gate_before(server.base_url) as gate:
-        outcomes = ask_all(batches_for(gate.base_url, max_requests=5), some_requests(12))
+        outcomes = ask_all(batches_for(gate.base_url, max_requests=5), some_requests(12), on_progress=seen.append)
         assert all(isinstance(one, Exchange) for one in outcomes)
+        counted = {name: seen[-1].figures[f"batch_files_{name}"] for name in ("deleted", "left")}
+        assert counted == {"deleted": gate.passed["DELETE /files"], "left": 0}
         assert gate.seen["DELETE /files"] > gate.passed["POST /files"] >= 3 and shown(server, "files") == []
     assert nothing_is_held(store) and rows_of(store, "SELECT * FROM batch_files") == []
 
@@ -78,7 +82,10 @@ def test_files_that_cannot_be_deleted_now_fail_nothing_and_are_deleted_by_the_ne
 ) -> None:
     with running_standin() as server, gate_before(server.base_url) as gate:
         gate.at["DELETE /files"] = at
-        assert len(ask_all(batches_for(gate.base_url), some_requests(3))) == 3
+        seen: list[Progress] = []
+        assert len(ask_all(batches_for(gate.base_url), some_requests(3), on_progress=seen.append)) == 3
+        assert seen[-1].figures["batch_files_left"] == 2 and seen[-1].figures["batch_files_deleted"] == 0
+        assert "2 files of batches to be deleted there yet" in seen[-1].line
         assert len(shown(server, "files")) == 2 == len(rows_of(store, "SELECT * FROM batch_files"))
         gate.at.clear()
         ask_all(batches_for(gate.base_url), some_requests(3))
