@@ -12,10 +12,12 @@ import shlex
 import shutil
 import subprocess
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 
 import dagster as dg
 
+from assets.messages import WholeLines
 from assets.places import ProcessFailed, Task
 from rankmill.places import Slurm, SlurmNeeds
 
@@ -35,7 +37,7 @@ def run_under_slurm(place: Slurm, needs: SlurmNeeds, task: Task) -> None:
         with dg.open_pipes_session(
             context=task.context,
             context_injector=dg.PipesFileContextInjector(str(folder / "context.json")),
-            message_reader=dg.PipesFileMessageReader(str(folder / "messages.jsonl")),
+            message_reader=WholeLines(folder / "messages.jsonl"),
         ) as session:
             script = folder / "job.sh"
             script.write_text(script_of(place, task, session.get_bootstrap_env_vars()), "utf-8")
@@ -54,7 +56,7 @@ def asked_for(place: Slurm, needs: SlurmNeeds, name: str, log: Path) -> list[str
     return ["--nodes=1", "--ntasks=1", *share, f"--job-name={name}", f"--output={log}", *place.options, *needs.options]
 
 
-def script_of(place: Slurm, task: Task, pipes: dict[str, str]) -> str:
+def script_of(place: Slurm, task: Task, pipes: Mapping[str, str]) -> str:
     """The batch script: the environment, the profile's lines, the command."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in {**task.env, **pipes}.items()]
     command = f"exec {shlex.join([place.python, *task.command])}"

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from typing import TypeVar
 
 import dagster as dg
 
@@ -12,8 +11,6 @@ from training.jobs import RerankJob, RlJob, SftJob, command, finished
 # A training process has no use for the teacher's key, and its progress is told in lines, not in bars.
 ENVIRONMENT = {"OPENAI_API_KEY": "", "TQDM_DISABLE": "1"}
 LOOK_AGAIN_S = 1.0
-
-Jobs = TypeVar("Jobs", SftJob, RlJob, RerankJob, SftJob | RlJob)
 
 
 def run_jobs(context: dg.AssetExecutionContext, place: Place, *jobs: SftJob | RlJob | RerankJob) -> None:
