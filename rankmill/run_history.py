@@ -3,6 +3,9 @@
 Dagster opens and closes a connection for each of the hundreds of events of a run, and the last one to close a database
 in WAL mode writes all of it back and deletes the log: a third of the time of a run that finds nothing changed. Files
 and tables are Dagster's own, so that the class in dagster.yaml may be left out again at any time.
+
+Whoever watches a run (the UI's page of it) asks the database, as with PostgreSQL: Dagster's own watcher waits for a
+run's file to change, and that of a database which stays open does not.
 """
 
 import os
@@ -12,6 +15,8 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from dagster._config.config_schema import UserConfigSchema
+from dagster._core.storage.event_log.base import EventHandlerFn
+from dagster._core.storage.event_log.polling_event_watcher import SqlPollingEventWatcher
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
@@ -26,6 +31,7 @@ class OpenEventLog(SqliteEventLogStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._engines: OrderedDict[str, Engine] = OrderedDict()
+        self._watcher = SqlPollingEventWatcher(self)
         super().__init__(base_dir, inst_data)
 
     @contextmanager
@@ -47,6 +53,14 @@ class OpenEventLog(SqliteEventLogStorage):
             self._engines.popitem(last=False)[1].dispose()
         return self._engines[shard]
 
+    def watch(self, run_id: str, cursor: str | None, callback: EventHandlerFn) -> None:
+        """Call back with every event of a run after the cursor, as long as somebody watches."""
+        self._watcher.watch_run(run_id, cursor, callback)
+
+    def end_watch(self, run_id: str, handler: EventHandlerFn) -> None:
+        """No longer call this handler."""
+        self._watcher.unwatch_run(run_id, handler)
+
     def wipe(self) -> None:
         """Delete the files of all runs."""
         self._close()
@@ -54,6 +68,7 @@ class OpenEventLog(SqliteEventLogStorage):
 
     def dispose(self) -> None:
         """Close what is open."""
+        self._watcher.close()
         self._close()
         super().dispose()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import sqlite3
 from pathlib import Path
 
@@ -68,6 +69,19 @@ def test_few_databases_stay_open_and_none_after_the_end(home: Path) -> None:
         assert len(log.get_all_run_ids()) == OPEN + 2
     assert not log._engines
     assert not list((home / "history" / "runs").glob("index.db-wal"))  # written back by the last to close it
+
+
+def test_who_watches_a_run_hears_of_an_event_while_its_database_stays_open(home: Path) -> None:
+    with instance(home, ours=True) as writer, instance(home, ours=True) as onlooker:
+        (run,) = count(writer)
+        heard: queue.Queue[str] = queue.Queue()
+        onlooker.watch_event_logs(run, None, lambda entry, _: heard.put(entry.message))
+        while "Finished execution of run" not in heard.get(timeout=60):
+            pass  # what was there before
+        dagster_run = writer.get_run_by_id(run)
+        assert dagster_run is not None
+        writer.report_engine_event("one more", dagster_run)
+        assert heard.get(timeout=60) == "one more"
 
 
 def test_an_event_that_fails_leaves_nothing_and_the_next_one_is_stored(home: Path) -> None:
