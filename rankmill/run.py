@@ -15,6 +15,9 @@ from rankmill.dead_runs import PROCESS, end_dead_runs, open_pools
 from rankmill.progress import RunProgress
 from rankmill.settings import Settings
 
+# By this tag the UI's page of a job finds its runs; Dagster gives it to those that the UI or a schedule starts.
+IN_THE_UI = {".dagster/repository": "__repository__@assets.definitions"}
+
 
 class RunFailed(RuntimeError):
     """A blocking check stopped what would follow; the message names it and the offending rows."""
@@ -91,7 +94,7 @@ def _execute(defs: Any, instance: Any, factory: Any, job: str, partition_key: st
             partition_key=partition_key,
             resources={"factory": factory},
             # The person who started it runs it again; the daemon does not.
-            tags={PROCESS: f"{socket.gethostname()}/{os.getpid()}", "dagster/max_retries": "0"},
+            tags={PROCESS: f"{socket.gethostname()}/{os.getpid()}", "dagster/max_retries": "0", **IN_THE_UI},
             run_config={"loggers": {"console": {"config": {}}}},
             raise_on_error=True,
         )
