@@ -14,9 +14,12 @@ from assets.processes import run_jobs
 from assets.production import law, produce
 from assets.resources import Factory
 from ranking.prompts import load_template
+from rankmill.settings import ROOT
 from training.jobs import RerankJob, base_model, finished
 from warehouse import evaluation, promotion
 from warehouse import leaderboard as boards
+from warehouse.benchmarks.boards import Board, boards_of, shown_sha256
+from warehouse.benchmarks.registry import registered
 from warehouse.fusing import folds_of, may_be_chosen
 from warehouse.lake import Append, Replace, canonical_sha256, content_sha256
 from warehouse.ledger import WHOLE, Materialization, Product, book, latest, rejected
@@ -135,7 +138,10 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
         shown = pl.DataFrame([{name: row[name] for name in pages.SHOWN} for row in rows])
         return {"leaderboard": Made(product, shown, {"leaderboard_bars": pages.picture(board)}, {"report": str(path)})}
 
-    settings = {"resamples": chosen.resamples, "seed": chosen.seed, "page": 8}
+    settings = {
+        "resamples": chosen.resamples, "seed": chosen.seed, "page": 9,
+        "benchmarks": shown_sha256(_benchmarks(factory.lake.read("benchmark_scores"))),
+    }  # fmt: skip
     reads = [("benchmark_runs", list(made))]
     yield from produce(context, factory, Step(("leaderboard",), WHOLE, settings, work, reads))
 
@@ -173,6 +179,7 @@ def champion(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg
         "seed": profile.evaluation.seed,
         # What a person decides changes who is champion, though nothing new is judged.
         "decided": promotion.decided_by_people(lake.read("promotions")),
+        "benchmarks": shown_sha256(_benchmarks(lake.read("benchmark_scores"))),
     }
     reads = [("benchmark_runs", made), ("leaderboard", (WHOLE,))]
     yield from produce(context, factory, Step(("champion",), WHOLE, settings, work, reads))
@@ -181,6 +188,11 @@ def champion(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg
 def _judged_by_people(shop: Shop) -> pl.DataFrame:
     people = shop.read_active("judgements").filter(pl.col("origin") == "human")
     return people.select("domain", "qid", "docid", "grade")
+
+
+def _benchmarks(scores: pl.DataFrame) -> list[Board]:
+    """What `rankmill benchmark` measured in this home, beside what was published: the page shows it, too."""
+    return boards_of(scores, registered(ROOT / "benchmarks")) if scores.height else []
 
 
 def _runs(shop: Shop, recipes: Iterable[str]) -> evaluation.Runs:
@@ -200,5 +212,6 @@ def _write_page(
     )
     judges = shop.read_active("rankings", ["domain", "judge"])["judge"].unique().to_list()
     notes = {name: row.figures["settings"] for name, row in made.items()}
-    values = pages.page_values(board, _runs(shop, made), texts, shop.read("models"), notes, judges, champion)
+    beside = _benchmarks(shop.read("benchmark_scores"))
+    values = pages.page_values(board, _runs(shop, made), texts, shop.read("models"), notes, judges, champion, beside)
     return write_report(factory.settings.reports / "leaderboard.html", "leaderboard.html.j2", values)

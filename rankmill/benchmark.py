@@ -19,7 +19,7 @@ from typing import Any
 
 import polars as pl
 
-from ranking.metrics import DEFAULT_MEASURES, evaluate
+from ranking.metrics import evaluate
 from ranking.prompts import load_template, titled
 from ranking.retrieval import first_stage
 from ranking.statistics import bootstrap_mean
@@ -28,6 +28,7 @@ from rankmill.chosen_model import ChosenModel
 from rankmill.rerank import Progress, rerank_files
 from rankmill.rerank_lists import lists_of
 from rankmill.settings import ROOT, Settings
+from warehouse.benchmarks.boards import HERE, Board, boards_of, unregistered
 from warehouse.benchmarks.folders import ASKED, SEARCHED, read_folder, write_folder
 from warehouse.benchmarks.loading import Texts, load
 from warehouse.benchmarks.registry import Benchmark, BenchmarkError, find, registered
@@ -35,7 +36,6 @@ from warehouse.lake import CommitMessage, Replace, canonical_sha256, now
 from warehouse.production import CODE_VERSION
 
 REGISTRY = ROOT / "benchmarks"
-PUBLISHED = "published"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def chosen_part(settings: Settings, name: str, known_as: str | None) -> Part:
         folder = Path(name).absolute()
         if known_as is not None:
             return Part(known_as, find(known, known_as), folder)
-        return Part(folder.name, _own(folder.name), folder)
+        return Part(folder.name, unregistered(folder.name), folder)
     benchmark = find(known, name)
     folder = settings.home / "benchmarks" / name
     if not folder.is_dir():
@@ -120,37 +120,9 @@ def measure(
     return rows
 
 
-def published(part: Part) -> list[dict[str, Any]]:
-    """What others reported for a part, as rows of the same form."""
-    return [
-        {"part": part.name, "system": system, "origin": PUBLISHED, "measures": {row.measure: value},
-         "setting": {"told": row.setting, "source": row.source}}
-        for system, (row, value) in part.benchmark.reported(part.name).items()
-    ]  # fmt: skip
-
-
-def boards(settings: Settings) -> list[tuple[Part, list[dict[str, Any]]]]:
+def measured(settings: Settings) -> list[Board]:
     """By part, what was measured in this home and what others published for it."""
-    if not settings.has_lake:
-        return []
-    kept = settings.lake().read("benchmark_scores").sort("part", "created_at")
-    known = {name: one for one in registered(REGISTRY) for name in one.parts}
-    found = []
-    for name in kept["part"].unique(maintain_order=True):
-        rows = [
-            {**row, "origin": "here", "measures": json.loads(row["measures"]), "setting": json.loads(row["setting"])}
-            for row in kept.filter(part=name).iter_rows(named=True)
-        ]
-        folder = settings.home / "benchmarks" / name
-        part = Part(name, known.get(name) or _own(name, tuple(rows[0]["measures"])), folder)
-        found.append((part, [*rows, *published(part)]))
-    return found
-
-
-def _own(name: str, measures: tuple[str, ...] = DEFAULT_MEASURES) -> Benchmark:
-    """A folder that stands for no registered benchmark."""
-    told = f"The folder {name}."
-    return Benchmark(name=name, description=told, license="unknown", bring=told, passage_tokens=512, measures=measures)
+    return boards_of(settings.lake().read("benchmark_scores"), registered(REGISTRY)) if settings.has_lake else []
 
 
 def _first_stage(texts: Texts, top: int) -> tuple[pl.DataFrame, str]:
@@ -193,7 +165,7 @@ def _row(
     scores = evaluate(read_run(run), texts.judgements, measures)
     _, low, high = bootstrap_mean(scores[measures[0]].to_numpy(), resamples, 0)
     return {
-        "part": part.name, "system": system, "origin": "here", "model": model, "queries": scores.height,
+        "part": part.name, "system": system, "origin": HERE, "model": model, "queries": scores.height,
         "measures": {name: float(scores[name].mean()) for name in measures}, "low": low, "high": high,  # type: ignore[arg-type]
         "malformed_rate": malformed_rate, "setting": dict(setting), "run": str(run.relative_to(settings.home)),
         "run_sha256": hashlib.sha256(run.read_bytes()).hexdigest(), "created_at": now(),

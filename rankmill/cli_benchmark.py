@@ -86,6 +86,7 @@ def run(
         from rankmill.chosen_model import choose_model
         from rankmill.cli_serve import Watching
         from rankmill.settings import Settings
+        from warehouse.benchmarks.boards import Board, published
 
         settings = Settings.load()
         settings.home.mkdir(parents=True, exist_ok=True)
@@ -94,11 +95,11 @@ def run(
         resamples = settings.profile_that_buys_nothing.evaluation.resamples
         with Watching(Console(stderr=True)) as watch:
             ours = benchmark.measure(settings, chosen_part, chosen, first_stage, passage_tokens, resamples, watch)
-        rows = [*ours, *benchmark.published(chosen_part)]
+        rows = [*ours, *published(chosen_part.benchmark, chosen_part.name)]
         if as_json:
             typer.echo(json.dumps(rows))
         else:
-            _show(chosen_part, rows)
+            _show(Board(chosen_part.name, chosen_part.benchmark, tuple(rows)))
 
 
 @app.command()
@@ -109,20 +110,21 @@ def scores(as_json: AsJson = False, home: Home = None) -> None:
         from rankmill import benchmark
         from rankmill.settings import Settings
 
-        boards = benchmark.boards(Settings.load())
+        boards = benchmark.measured(Settings.load())
         if as_json:
-            typer.echo(json.dumps([row for _, rows in boards for row in rows]))
+            typer.echo(json.dumps([row for board in boards for row in board.rows]))
             return
-        for part, rows in boards:
-            _show(part, rows)
+        for board in boards:
+            _show(board)
         if not boards:
             typer.echo("none yet: `rankmill benchmark run PART` makes some")
 
 
-def _show(part: Any, rows: list[dict[str, Any]]) -> None:
+def _show(board: Any) -> None:
     from rankmill.tables import show_rows
+    from warehouse.benchmarks.boards import published_how
 
-    names = part.benchmark.measures
+    names, rows = board.benchmark.measures, board.rows
     columns = {
         "system": "left",
         **dict.fromkeys(names, "right"),
@@ -135,10 +137,9 @@ def _show(part: Any, rows: list[dict[str, Any]]) -> None:
         values = [f"{row['measures'][name]:.4f}" if name in row["measures"] else "" for name in names]
         interval = f"{row['low']:.3f} to {row['high']:.3f}" if "low" in row else ""
         rate = row.get("malformed_rate")
-        told = row["setting"].get("told")
-        origin = f"published ({row['setting']['source']}): {told}" if told else f"here, {row['queries']} queries"
+        origin = f"here, {row['queries']} queries" if "queries" in row else published_how(row)
         lines.append((row["system"], *values, interval, "" if rate is None else f"{100 * rate:.1f} %", origin))
-    show_rows(f"{part.name}: {part.benchmark.description}", columns, lines)
+    show_rows(f"{board.part}: {board.benchmark.description}", columns, lines)
     for row in rows:
         if left := row["setting"].get("not_reranked"):
             typer.echo(

@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ranking.metrics import evaluate
+from warehouse.benchmarks.boards import Board, published, unregistered
+from warehouse.benchmarks.registry import Published
 from warehouse.evaluation import FIRST_STAGE, Reranked, collect
 from warehouse.leaderboard import leaderboard
 from warehouse.pages.comparisons import LINE, Bar, Point, bars, front, pareto, reliability, weights
@@ -203,7 +205,13 @@ def test_the_page_is_one_file_that_marks_the_champion(
     )  # fmt: skip
     board = leaderboard(made, texts.qrels, {"a": "test", "b": "dev"}, models, resamples=200, seed=0)
     told = {**SETTINGS, "decoding": {"name": "sliding_window", "window": 6}, "fusion": "none"}
-    values = page_values(board, made, texts, models, {"reasonrank": told}, ["people"], champion)
+    paper = Published(system="<i>Other</i>", setting="top 100, windows of 20", source="a paper", scores={"Small": 57.0})
+    known = unregistered("Small").model_copy(update={"published": (paper,)})
+    ours = {"part": "Small", "system": "mine", "origin": "here", "queries": 4, "measures": {"nDCG@10": 0.25},
+            "low": 0.2, "high": 0.3, "malformed_rate": None,
+            "setting": {"first_stage": "bm25", "query_retrieved": "text", "depth": 9}}  # fmt: skip
+    benchmarks = [Board("Small", known, (ours, *published(known, "Small")))] if champion is None else []
+    values = page_values(board, made, texts, models, {"reasonrank": told}, ["people"], champion, benchmarks)
     page = write_report(tmp_path / "board.html", "leaderboard.html.j2", values).read_text("utf-8")
     marked = re.findall(r"★ (bm25|sft)</td>", page)
     assert marked == {"model-1": ["sft"] * 3, None: ["bm25"] * 3, "another-model": []}[champion]
@@ -215,6 +223,13 @@ def test_the_page_is_one_file_that_marks_the_champion(
     assert said[champion] in page
     assert page.count("<svg") == 2 + 3
     assert re.findall(r"""(?:src|href)=["']?(?:https?:)?//|<script|@import|url\(""", page) == []
+    shown = re.findall(r"<tr([^>]*)><td>Small</td><td[^>]*>([^<]*)</td><td>([^<]*)</td>.*<td>([^<]*)</td></tr>", page)
+    assert ("benchmarks" in page) is (champion is None)
+    assert shown == ([] if champion is not None else [
+        (' class="published"', "&lt;i&gt;Other&lt;/i&gt;", "published",
+         "top 100, windows of 20; fusion: none told; a paper"),
+        ("", "mine", "here, 4 queries", "bm25 over text, top 9, no reranking"),
+    ])  # fmt: skip
     # What models and passages say is text and never markup.
     assert "<b>text</b>" not in page
     assert "&lt;think&gt; turn 2 of" in page

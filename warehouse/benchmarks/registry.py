@@ -82,6 +82,7 @@ class Published(_Strict):
 
     system: str = Field(description="The system and its size.")
     setting: str = Field(description="First stage, depth and window, as far as published.")
+    fusion: str = Field("none told", description="How it was fused with the first stage, as far as published.")
     source: str = Field(description="Where it stands: paper and table.")
     measure: str = Field("nDCG@10", description="What is reported, by ir-measures' name.")
     scores: Mapping[str, float] = Field(description=f"Percent by set; `{AVERAGE}` is the mean over all.")

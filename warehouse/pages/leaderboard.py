@@ -1,6 +1,6 @@
 """The leaderboard's page: quality against cost, bars by domain, the rows, calibration, and what the models wrote.
 
-    values = page_values(board, made, texts, models, settings, judges, champion)
+    values = page_values(board, made, texts, models, settings, judges, champion, benchmarks)
     write_report(path, "leaderboard.html.j2", values)
 
 Deliberately absent: figures that are not already a row of the board or of the runs.
@@ -12,11 +12,13 @@ from typing import Any
 
 import polars as pl
 
+from warehouse.benchmarks.boards import Board
 from warehouse.evaluation import FIRST_STAGE, TWIN, Runs, student_of
 from warehouse.leaderboard import ALL_DOMAINS, STAGES, in_order, with_measures
 from warehouse.pages import pictures
 from warehouse.pages.comparisons import Bar, Point, bars, pareto, reliability, weights
 from warehouse.pages.extremes import Texts, extremes
+from warehouse.pages.published import benchmark_tables
 from warehouse.pages.reports import data_uri
 
 SHOWN = ("recipe", "domain", "stage", "queries", "value", "low", "high", "p_holm", "malformed_rate")
@@ -32,10 +34,11 @@ def page_values(
     settings: Mapping[str, Mapping[str, Any]],
     judges: Sequence[str],
     champion: str | None,
+    benchmarks: Sequence[Board] = (),
 ) -> dict[str, Any]:
     """What leaderboard.html.j2 shows; `settings` are each recipe's for evaluation, `judges` the teachers' names.
 
-    `champion` is the id of a model; None: no model stands above the first stage.
+    `champion` is the id of a model; None: no model stands above the first stage. `benchmarks` were measured here.
     """
     rows = with_measures(board)
     for row in rows:
@@ -64,6 +67,7 @@ def page_values(
         "models": _cards(board, models),
         "stand_in": any("stand-in" in judge for judge in judges),
         "calls": _examples(made.calls),
+        "benchmarks": benchmark_tables(benchmarks),
     }
 
 
