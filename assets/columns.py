@@ -1,13 +1,15 @@
 """Columns of the table behind each asset, and where those that are copied through come from.
 
-Columns are read from the lake's schema (warehouse/schema), so the UI shows what a query would find; where they come
-from is said here, once. Deliberately absent: columns that are computed, or answered by a model.
+Columns are read from the lake's schema (warehouse/schema), so the UI shows what a query would find. What they hold is
+said in meanings.py; where they come from is said here, once. Deliberately absent: the sources of columns that are
+computed, or answered by a model.
 """
 
 from collections.abc import Mapping
 
 import dagster as dg
 
+from assets.meanings import meaning
 from warehouse.migrations import column_types
 
 SCHEMA, LINEAGE = "dagster/column_schema", "dagster/column_lineage"
@@ -70,8 +72,9 @@ def schema_of(asset: str) -> dict[str, dg.TableSchema]:
     """Metadata of an asset's definition: the columns of its table."""
     if asset not in TABLES:
         return {}
-    columns = column_types()[TABLES[asset]].items()
-    return {SCHEMA: dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns])}
+    table = TABLES[asset]
+    columns = column_types()[table].items()
+    return {SCHEMA: dg.TableSchema([dg.TableColumn(name, kind, meaning(table, name)) for name, kind in columns])}
 
 
 def lineage_of(asset: str) -> dict[str, dg.TableColumnLineage]:

@@ -20,6 +20,7 @@ from small_lake import fill, message, passages, queries, release
 from assets.columns import LINEAGE, SCHEMA, SOURCES, TABLES, lineage_of
 from assets.definitions import defs
 from assets.described import FRESH, NEEDS, OWNERS
+from assets.meanings import EVERYWHERE, OF_A_TABLE
 from warehouse.lake import Append, Lake, Replace, opened
 from warehouse.migrations import column_types
 
@@ -60,6 +61,16 @@ def test_every_asset_that_has_a_table_shows_its_columns_as_they_stand_in_the_lak
         stored = lake.query(f"DESCRIBE {table}").select("column_name", "column_type").rows()
         assert [(column.name, column.type) for column in shown.columns] == stored
         assert SPECS[name].metadata["dagster/table_name"] == table
+
+
+def test_every_column_says_what_it_holds_and_nothing_is_said_of_columns_that_are_not_there() -> None:
+    types = column_types()
+    for name in TABLES:
+        assert all(column.description for column in SPECS[name].metadata[SCHEMA].columns)
+    assert set(OF_A_TABLE) <= set(TABLES.values())
+    assert all(set(said) <= set(types[table]) for table, said in OF_A_TABLE.items())
+    shown = {(table, column) for table in TABLES.values() for column in types[table]}
+    assert {column for table, column in shown if column not in OF_A_TABLE.get(table, {})} == set(EVERYWHERE)
 
 
 def test_column_lineage_names_columns_that_exist_in_assets_that_come_before() -> None:
