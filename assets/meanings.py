@@ -118,7 +118,7 @@ OF_A_TABLE: Mapping[str, Mapping[str, str]] = {
         "tpr": "Pointwise recipes: share of the relevant passages scored above 0.5.",
         "tnr": "Pointwise recipes: share of the others scored below it.",
         "calibration": "Pointwise recipes: the bins behind `ece`; JSON.",
-        "position_tau": "Kendall's tau of a window's orders, shown from either end; 1: what comes first decides nothing.",
+        "position_tau": "Kendall's tau of a window's orders, shown from either end; 1: the order decides nothing.",
         "position_probes": "How many windows were asked both ways.",
         "settings": "What the scores depend on beside the model; JSON.",
     },
