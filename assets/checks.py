@@ -143,7 +143,7 @@ def _quality(group: str, blocking: tuple[str, ...] = ()) -> dg.AssetChecksDefini
             QUALITY,
             asset=asset,
             blocking=asset in blocking,
-            description="; ".join(f"{suite.name}: {suite.about}" for suite in suites.suites() if suite.asset == asset),
+            description=" ".join(f"{suite.name}: {suite.about}" for suite in suites.suites() if suite.asset == asset),
         )
         for asset in suites.assets_of(group)
     ]

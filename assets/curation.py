@@ -1,4 +1,4 @@
-"""From labels to a release: the self-consistency filter, the training set, its report and its card."""
+"""From labels to a release: the self-consistency filter, the training set, reports of both, and its card."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +18,7 @@ from warehouse.curation.self_consistency import consistency_step
 from warehouse.lake import canonical_sha256
 from warehouse.ledger import WHOLE, Product, book
 from warehouse.pages.beside import write_beside
+from warehouse.pages.campaigns import campaign_values
 from warehouse.pages.facts import Facts, facts_of
 from warehouse.pages.quality import quality_values
 from warehouse.pages.reports import write_report
@@ -36,6 +37,30 @@ def consistent_rankings(context: dg.AssetExecutionContext, factory: Factory) -> 
     """Teacher rankings that agree with the judgements that count (NDCG@10 >= alpha)."""
     step = consistency_step(context.partition_key, factory.settings.profile.alpha)
     yield from produce(context, factory, step)
+
+
+@dg.asset(
+    check_specs=law("campaign_report"),
+    group_name="curation",
+    deps=["mined_judgements", "teacher_rankings", "consistent_rankings"],
+    kinds={"html"},
+    pool="lake",
+)
+def campaign_report(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
+    """What labelling cost, how long answers took, why some were rejected, and the teacher's position bias."""
+    alpha, active = factory.settings.profile.alpha, factory.active_domains()
+
+    def work(shop: Shop) -> dict[str, Made]:
+        values = campaign_values(shop.lake, active, alpha)
+        path = write_report(factory.settings.reports / "campaign.html", "campaign.html.j2", {**values, "planned": []})
+        rows = values["calls"]
+        figures = {name: values[name] for name in ("calls", "tokens", "usd", "accepted", "repairs", "asked_again")}
+        product = Product((), canonical_sha256(figures), rows, rows, figures=figures)
+        return {"campaign_report": Made(product, links={"report": str(path)})}
+
+    reads = [(asset, active) for asset in ("mined_judgements", "teacher_rankings", "consistent_rankings")]
+    settings = {"alpha": alpha, "page": 1}
+    yield from produce(context, factory, Step(("campaign_report",), WHOLE, settings, work, reads))
 
 
 @dg.asset(

@@ -14,11 +14,7 @@ from flows.plan import Asking
 from flows.steps import Campaign, mining_step, ranking_step
 from inference.budget import BudgetExceeded
 from warehouse.intake.steps import SOURCES, candidates_step
-from warehouse.lake import canonical_sha256
-from warehouse.ledger import WHOLE, Product
-from warehouse.pages.campaigns import campaign_values
-from warehouse.pages.reports import write_report
-from warehouse.production import Made, Shop, Step
+from warehouse.production import Step
 
 
 @dg.asset(
@@ -59,30 +55,6 @@ def mined_judgements(context: dg.AssetExecutionContext, factory: Factory) -> Ite
 def teacher_rankings(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
     """The teacher's order of each training list, with its chain; it never sees the gold answer here."""
     yield from _ask(context, factory, "teacher_rankings", ranking_step)
-
-
-@dg.asset(
-    check_specs=law("campaign_report"),
-    group_name="labels",
-    deps=["mined_judgements", "teacher_rankings", "consistent_rankings"],
-    kinds={"html"},
-    pool="lake",
-)
-def campaign_report(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.MaterializeResult]:
-    """What labelling cost, how long answers took, why some were rejected, and the teacher's position bias."""
-    alpha, active = factory.settings.profile.alpha, factory.active_domains()
-
-    def work(shop: Shop) -> dict[str, Made]:
-        values = campaign_values(shop.lake, active, alpha)
-        path = write_report(factory.settings.reports / "campaign.html", "campaign.html.j2", {**values, "planned": []})
-        rows = values["calls"]
-        figures = {name: values[name] for name in ("calls", "tokens", "usd", "accepted", "repairs", "asked_again")}
-        product = Product((), canonical_sha256(figures), rows, rows, figures=figures)
-        return {"campaign_report": Made(product, links={"report": str(path)})}
-
-    reads = [(asset, active) for asset in ("mined_judgements", "teacher_rankings", "consistent_rankings")]
-    settings = {"alpha": alpha, "page": 1}
-    yield from produce(context, factory, Step(("campaign_report",), WHOLE, settings, work, reads))
 
 
 def _ask(

@@ -4,6 +4,7 @@ yield from produce(context, factory, Step(("candidates",), domain, settings, wor
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,9 +14,10 @@ from assets.resources import Factory
 from warehouse.lake import Lake
 from warehouse.laws import counts_that_do_not_add_up
 from warehouse.ledger import Materialization
-from warehouse.production import NeverMade, Step, perform
+from warehouse.production import NeverMade, Step, files_of, perform
 
 COUNTS = "counts_add_up"
+DIGITS = 6  # of a figure, as people see it
 
 
 def produce(context: dg.AssetExecutionContext, factory: Factory, step: Step) -> Iterator[dg.MaterializeResult]:
@@ -27,7 +29,7 @@ def produce(context: dg.AssetExecutionContext, factory: Factory, step: Step) -> 
     unchanged = performed.committed is None
     extra = {"unchanged": True} if unchanged else {"unchanged": False, "snapshot": performed.committed}
     for asset, row in performed.rows.items():
-        yield _result(factory.lake, asset, row, extra)
+        yield _result(factory.lake, asset, row, factory.settings.home, extra)
 
 
 def law(asset: str) -> list[dg.AssetCheckSpec]:
@@ -36,8 +38,9 @@ def law(asset: str) -> list[dg.AssetCheckSpec]:
     return [dg.AssetCheckSpec(COUNTS, asset=asset, description=description, blocking=True)]
 
 
-def _result(lake: Lake, asset: str, row: Materialization, extra: Mapping[str, Any]) -> dg.MaterializeResult:
+def _result(lake: Lake, asset: str, row: Materialization, home: Path, extra: Mapping[str, Any]) -> dg.MaterializeResult:
     figures = {key: value for key, value in row.figures.items() if not key.startswith("_")}
+    files = files_of(row, home)
     metadata: dict[str, Any] = {
         "rows_in": row.rows_in,
         "rows_out": row.rows_out,
@@ -45,9 +48,10 @@ def _result(lake: Lake, asset: str, row: Materialization, extra: Mapping[str, An
         "seconds": row.seconds,
         "read_snapshot": row.read_snapshot,
         "content_sha256": row.content_sha256,
-        **{key: value for key, value in figures.items() if isinstance(value, (int, float, str, bool))},
+        **{key: _rounded(value) for key, value in figures.items() if isinstance(value, (int, float, str, bool))},
         **{key: dg.MetadataValue.json(value) for key, value in figures.items() if isinstance(value, (dict, list))},
-        **{title: dg.MetadataValue.md(markdown) for title, markdown in row.shown.items()},
+        **{title: dg.MetadataValue.path(str(path)) for title, path in files.items()},
+        **{title: dg.MetadataValue.md(markdown) for title, markdown in row.shown.items() if title not in files},
         **lineage_of(asset),
         **extra,
     }
@@ -61,3 +65,7 @@ def _result(lake: Lake, asset: str, row: Materialization, extra: Mapping[str, An
     )
     version = dg.DataVersion(row.content_sha256)
     return dg.MaterializeResult(asset_key=asset, metadata=metadata, data_version=version, check_results=[counted])
+
+
+def _rounded(value: int | float | str | bool) -> int | float | str | bool:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value

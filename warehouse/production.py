@@ -21,7 +21,6 @@ from warehouse.pages.markdown import picture, table
 
 CODE_VERSION = "3"
 FILES = "_files"  # the figure that names what an asset wrote beside the lake; what is in the home, from there
-PREVIEW_ROWS = 5
 
 
 class NeverMade(LookupError):
@@ -30,12 +29,16 @@ class NeverMade(LookupError):
 
 @dataclass(frozen=True)
 class Made:
-    """A product with what a person would rather look at: a preview table, pictures (PNG bytes by name), files."""
+    """A product with what a person would rather look at: a preview table, pictures (PNG bytes by name), files.
+
+    Of the preview the first `preview_rows` are shown.
+    """
 
     product: Product
     preview: pl.DataFrame | None = None
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
+    preview_rows: int = 5
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,18 @@ def is_made(lake: Lake, step: Step, home: Path = Path()) -> bool:
     return _is_made(ledger, step, _inputs_sha256(ledger, step), home)
 
 
+def files_of(made: Materialization, home: Path) -> dict[str, Path]:
+    """The files that an asset made beside the lake, by title, where the home lies now."""
+    names = made.figures.get(FILES, [])
+    return {
+        title: home / name
+        for title, markdown in made.shown.items()
+        for name in names
+        # A home of an earlier version has the whole path that the file had then.
+        if markdown == f"`{name}`" or markdown.endswith(f"/{name}`")
+    }
+
+
 def own(partition_key: str) -> tuple[str, ...]:
     """The partition keys read of an asset that is partitioned alike."""
     return (partition_key,)
@@ -149,11 +164,11 @@ def _latest(lake: Lake, asset: str, partition_key: str) -> Materialization:
 
 def _with_shown(made: Made, home: Path) -> Product:
     """The product with what a person looks at as Markdown: rejections by reason, a preview, pictures, files."""
-    shown = {title: f"`{path}`" for title, path in made.links.items()}
+    shown = {title: f"`{_below(home, path)}`" for title, path in made.links.items()}
     if made.product.rejections.height:
         shown["rejected_by_reason"] = table(_by_reason(made.product.rejections))
     if made.preview is not None and made.preview.height:
-        shown["preview"] = table(made.preview.head(PREVIEW_ROWS))
+        shown["preview"] = table(made.preview.head(made.preview_rows))
     shown |= {title: picture(title, png) for title, png in made.pictures.items()}
     files = sorted(_below(home, path) for path in made.links.values())
     return replace(made.product, shown=shown, figures={**made.product.figures, FILES: files})

@@ -115,7 +115,7 @@ def test_the_ui_gets_lineage_with_each_materialization(lake: Lake, tmp_path: Pat
 
     made = latest(lake, "training_set")
     assert made is not None
-    shown = _result(lake, "training_set", made, {}).metadata
+    shown = _result(lake, "training_set", made, tmp_path, {}).metadata
     assert shown is not None and shown[LINEAGE] == lineage_of("training_set")[LINEAGE]
 
 

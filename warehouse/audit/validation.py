@@ -146,10 +146,14 @@ def _result(suite: Suite, place: int, found: Any, rows: int, page: str) -> dict[
         "rows": rows,
         "offending": int(result.get("unexpected_count") or 0),
         "keys": keys,
-        "observed": f"observed {result['observed_value']}" if "observed_value" in result else "",
+        "observed": f"observed {_short(result['observed_value'])}" if "observed_value" in result else "",
         "remedy": expected.remedy,
         "docs": page,
     }
+
+
+def _short(observed: Any) -> Any:
+    return f"{observed:.4g}" if isinstance(observed, float) else observed
 
 
 def _columns(arguments: dict[str, Any]) -> list[str]:
