@@ -1,7 +1,6 @@
 """The factory as Dagster sees it: one resource that knows the profile, the home, and the lake in it."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ class Factory(dg.ConfigurableResource):
 
     def teacher_identity(self) -> dict[str, Any]:
         """What shapes the teacher's answers, and nothing that does not: no key, no address, no budget."""
-        return asdict(self.settings.profile.teacher.sampling)
+        return self.settings.profile.teacher.sampling.parameters
 
     def campaign(self, domain: str, tell: Callable[[str], None], left: Allowance | None = None) -> Campaign:
         """A domain's questions to this home's teacher, who stops where an allowance ends."""

@@ -99,7 +99,7 @@ def rebuild_store(lake: Lake, path: Path) -> tuple[int, int]:
 
     def stored() -> Iterator[Record]:
         for row in rows.iter_rows(named=True):
-            exchange = Exchange(**{name: row[name] for name in COLUMNS})
+            exchange = Exchange(**{name: row[name] for name in COLUMNS if name in row})
             yield Record(exchange, tuple(json.loads(row["messages"])), json.loads(row["sampling"]))
 
     with ExchangeStore(path) as store:

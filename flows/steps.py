@@ -5,7 +5,7 @@ other finds. Deliberately absent: how questions reach the teacher (campaign.py) 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -46,7 +46,7 @@ class Campaign:
     def shaped_by(self, purposes: Sequence[Purpose]) -> dict[str, Any]:
         """What shapes the teacher's answers, and nothing that does not: no key, no address, no budget."""
         return {
-            "teacher": asdict(self.teacher.sampling),
+            "teacher": self.teacher.sampling.parameters,
             "labels": self.labels.model_dump(),
             "judged_by": self.judged_by,
             "prompts": [load_template(purpose).sha256 for purpose in purposes],

@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -59,8 +59,14 @@ class Clerk:
     """Runs jobs on its own thread; `beat` runs there too, every `beat_s` seconds, and at no other time."""
 
     def __init__(
-        self, path: Path, schema: str, version: int, beat: Callable[[sqlite3.Connection], None], beat_s: float
+        self,
+        path: Path,
+        schema: str,
+        upgrades: Sequence[str],
+        beat: Callable[[sqlite3.Connection], None],
+        beat_s: float,
     ) -> None:
+        """`upgrades` are statements, each of which makes of the schema before it the next; `schema` is the newest."""
         self._path = path
         self._beat = beat
         self._beat_s = beat_s
@@ -69,7 +75,7 @@ class Clerk:
         self.closed = False
         opened: Future[None] = Future()
         self._thread = threading.Thread(
-            target=self._run, args=(schema, version, opened), name=f"clerk:{path.name}", daemon=True
+            target=self._run, args=(schema, upgrades, opened), name=f"clerk:{path.name}", daemon=True
         )
         self._thread.start()
         opened.result()
@@ -102,9 +108,9 @@ class Clerk:
                 self._jobs.put(None)
         self._thread.join()
 
-    def _run(self, schema: str, version: int, opened: Future[None]) -> None:
+    def _run(self, schema: str, upgrades: Sequence[str], opened: Future[None]) -> None:
         try:
-            connection = _open(self._path, schema, version)
+            connection = _open(self._path, schema, upgrades)
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             opened.set_exception(error)
             return
@@ -137,7 +143,8 @@ class Clerk:
         connection.close()
 
 
-def _open(path: Path, schema: str, version: int) -> sqlite3.Connection:
+def _open(path: Path, schema: str, upgrades: Sequence[str]) -> sqlite3.Connection:
+    version = 1 + len(upgrades)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, cached_statements=STATEMENTS)
@@ -147,11 +154,13 @@ def _open(path: Path, schema: str, version: int) -> sqlite3.Connection:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("BEGIN IMMEDIATE")
         found = connection.execute("PRAGMA user_version").fetchone()[0]
-        if found not in (0, version):
+        if found > version:
             raise StoreUnusable(
                 f"The store {path} has schema {found}, this program reads {version}. Use the program that wrote it, "
                 "or point the profile to another store."
             )
+        for statement in upgrades[found - 1 :] if found else ():
+            connection.execute(statement)
         for statement in filter(str.strip, schema.split(";")):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {version:d}")

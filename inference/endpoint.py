@@ -31,6 +31,7 @@ from urllib.request import getproxies, proxy_bypass
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from inference import logprobs
 from inference.exchange import Request
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class Answer:
     completion_tokens: int | None
     cached_tokens: int
     latency_s: float
+    logprobs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -278,16 +280,23 @@ def chat_body(request: Request, token_limit_name: str) -> bytes:
     }
     if sampling.seed is not None:
         parameters["seed"] = sampling.seed
+    if sampling.top_logprobs is not None:
+        parameters |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
     return b'{"messages":%b,%b' % (request.messages_json, orjson.dumps(parameters)[1:])
 
 
 def read_json(raw: bytes) -> Any:
-    """JSON from an endpoint, which may cut an emoji in half at the token limit; raises ValueError where it is none."""
+    """JSON from an endpoint, which may cut an emoji in half at the token limit; -Infinity is read as null.
+
+    Raises ValueError where it is none.
+    """
     try:
         return orjson.loads(raw)
     except ValueError:
         try:
-            lenient = json.dumps(json.loads(raw.decode("utf-8", "replace")), ensure_ascii=False)
+            lenient = json.dumps(
+                json.loads(raw.decode("utf-8", "replace"), parse_constant=lambda _: None), ensure_ascii=False
+            )
         except RecursionError:
             raise ValueError("it is nested too deeply") from None
         return orjson.loads(_LONE_SURROGATE.sub("\ufffd", lenient))
@@ -317,6 +326,7 @@ def read_completion(completion: Any, latency_s: float) -> Answer:
         completion_tokens=completed,
         cached_tokens=min(_count(hits) or 0, prompt or 0),
         latency_s=latency_s,
+        logprobs=logprobs.keep(completion["choices"][0].get("logprobs")),
     )
 
 

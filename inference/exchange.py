@@ -20,35 +20,54 @@ from typing import Any
 
 import orjson
 
+from inference.logprobs import MOST_TOP
+
 Message = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """The model and the parameters that shape its answer; every one is explicit and recorded."""
+    """The model and the parameters that shape its answer; every one is explicit and recorded.
+
+    `top_logprobs` asks for the log-probabilities of the answer's tokens, each beside so many of the most likely ones at
+    its place (0: its own alone); None asks for none.
+    """
 
     model: str
     temperature: float
     top_p: float
     max_tokens: int
     seed: int | None = None
+    top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("Sampling.model is empty: name the model that the endpoint serves.")
         if self.max_tokens < 1:
             raise ValueError(f"Sampling.max_tokens is {self.max_tokens} for {self.model}: it must be at least 1.")
+        if self.top_logprobs is not None and not 0 <= self.top_logprobs <= MOST_TOP:
+            raise ValueError(f"Sampling.top_logprobs is {self.top_logprobs}: endpoints list from 0 to {MOST_TOP}.")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters by name; `top_logprobs` only where it is set, so that what was hashed before it stays."""
+        named = asdict(self)
+        if self.top_logprobs is None:
+            del named["top_logprobs"]
+        return named
 
     @cached_property
     def json(self) -> bytes:
         """The canonical JSON of the parameters; temperature 0 and 0.0 ask the same thing and hash alike."""
         same = {"temperature": float(self.temperature), "top_p": float(self.top_p)}
-        return canonical_json({**asdict(self), **same}).encode()
+        return canonical_json({**self.parameters, **same}).encode()
 
 
 @dataclass(frozen=True)
 class Request:
     """One question to a model; `repair_of` is the key of the faulty answer that it asks to mend.
+
+    `mend` says whether a faulty answer is asked for once more with the fault named; it is no part of the key.
 
     `messages_json` is the canonical JSON of the messages: hashed for the key, sent, and stored. `key` is the sha256 of
     model, messages, sampling parameters and generation.
@@ -59,6 +78,7 @@ class Request:
     sampling: Sampling
     generation: int = 0
     repair_of: str | None = None
+    mend: bool = field(default=True, compare=False)
     messages_json: bytes = field(init=False, repr=False, compare=False)
     key: str = field(init=False, repr=False, compare=False)
 
@@ -89,7 +109,7 @@ class Exchange:
     `fault` names what is wrong with the answer (None: nothing). `repair_of` is the key of the faulty answer that this
     one was asked to mend. `usd` is what this answer cost when it was bought, also when it now comes from the store.
     `attempts` counts the HTTP requests, or the batches, it took; `latency_s` is the time of the last request (0 in a
-    batch, where nobody knows).
+    batch, where nobody knows). `logprobs` are those of its tokens where they were asked for (inference.logprobs).
     """
 
     request_id: str
@@ -110,6 +130,7 @@ class Exchange:
     fingerprint: str = ""
     fault: str | None = None
     repair_of: str | None = None
+    logprobs: str | None = None
     from_store: bool = False
 
     @classmethod
@@ -156,9 +177,12 @@ _REFUSING = re.compile(
 
 
 def own_fault(exchange: Exchange) -> str | None:
-    """The fault that shows without knowing the task: cut off, withheld, refused or empty."""
-    empty = not exchange.content.strip()
-    if exchange.finish_reason == "length":
+    """The fault that shows without knowing the task: cut off, withheld, refused or empty.
+
+    Where log-probabilities came they are what was asked for, and an answer of one token is no answer cut short.
+    """
+    empty = not exchange.content.strip() and exchange.logprobs is None
+    if exchange.finish_reason == "length" and exchange.logprobs is None:
         return FAULTS["chain_cut_off" if empty else "cut_off"]
     if exchange.finish_reason == "content_filter":
         return FAULTS["withheld"]

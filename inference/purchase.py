@@ -82,6 +82,7 @@ def priced(
         generation=request.generation,
         fingerprint=answer.fingerprint,
         repair_of=request.repair_of,
+        logprobs=answer.logprobs if request.sampling.top_logprobs is not None else None,
     )
 
 
@@ -179,7 +180,7 @@ class Purchase:
         if first.from_store:
             return await self.answer_from(first, request, check, crew, hand)
         bought = self._keep(request, first, request, check)
-        if bought.exchange.fault is None:
+        if bought.exchange.fault is None or not request.mend:
             return bought
         # The claim on the repair goes into the transaction that keeps what is to be mended.
         second = await self._repair(request, bought.exchange, check, crew, hand)
@@ -196,7 +197,7 @@ class Purchase:
         # It may have been bought for a request of another name.
         if (fault, request.id) != (stored.fault, stored.request_id):
             stored = replace(stored, fault=fault, request_id=request.id)
-        if fault is None or stored.repair_of is not None:
+        if fault is None or stored.repair_of is not None or not request.mend:
             return stored
         return await self._repair(request, stored, check, crew, hand)
 

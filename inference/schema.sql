@@ -18,7 +18,8 @@ CREATE TABLE IF NOT EXISTS exchanges (
     attempts INTEGER NOT NULL,
     created_at TEXT NOT NULL,
     fault TEXT,
-    repair_of TEXT
+    repair_of TEXT,
+    logprobs TEXT
 );
 CREATE INDEX IF NOT EXISTS exchanges_repair_of ON exchanges (repair_of) WHERE repair_of IS NOT NULL;
 CREATE TABLE IF NOT EXISTS claims (

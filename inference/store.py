@@ -41,7 +41,8 @@ from inference.exchange import Exchange, Request
 from inference.prices import NOTHING, Cost
 
 SCHEMA = Path(__file__).with_name("schema.sql")
-VERSION = 1
+# From schema 1 on, one statement a step.
+UPGRADES = ("ALTER TABLE exchanges ADD COLUMN logprobs TEXT",)
 LEASE_S = 60.0
 # from_store says where an answer came from this time; it is no property of the answer.
 COLUMNS = tuple(f.name for f in fields(Exchange) if f.name != "from_store")
@@ -168,7 +169,7 @@ class ExchangeStore:
         self.me = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid())
         self._runs = itertools.count(1)
         self._under_way = {self.me.owner}
-        self.clerk = Clerk(self.path, SCHEMA.read_text(encoding="utf-8"), VERSION, self.renew, LEASE_S / 4)
+        self.clerk = Clerk(self.path, SCHEMA.read_text(encoding="utf-8"), UPGRADES, self.renew, LEASE_S / 4)
 
     def __enter__(self) -> ExchangeStore:
         return self

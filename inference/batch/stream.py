@@ -169,7 +169,7 @@ class Stream:
         fault = fault_of(wanted.original, exchange, self._check)
         if fault != exchange.fault:
             self._marks.append(self._desk.teller.mark(exchange.key, fault))
-        if fault is not None and wanted.fault is None:
+        if fault is not None and wanted.fault is None and wanted.original.mend:
             turn = repair_request(wanted.original, exchange.content, fault)
             self._to_mend.append(_Wanted(wanted.original, turn, fault))
             return

@@ -1,8 +1,9 @@
 """What the stand-in teacher says: it reads a mining or ranking prompt and answers in the form that is asked for.
 
 The prompt shows `Query:`, perhaps `Answer:`, then `Passages:` with one `[n] text` a line, and a line `Task:` whose
-opening words name the task. The chain cites, for the best few passages, the words that they share with the query
-(and with the answer, where one is shown), so that a reader can follow every judgement.
+opening words name the task. The chain cites, for the best few passages, the words that they share with the query (and
+with the answer, where one is shown), so that a reader can follow every judgement. Prompts that trained rerankers read
+are answered by `students`.
 
 It judges by `lexical` evidence and is not a language model. It does not read anything but the prompt.
 """
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inference.standin.lexical import Evidence, Weighed, best_first, helpful, misleading, weigh
+from inference.standin.students import student_answer
 
 VERSION = "stand-in-lexical-1"
 _TASK = re.compile(r"^Task: (choose the passages that help|choose the passages that mislead|rank the passages)", re.M)
@@ -34,18 +36,29 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Said:
-    """A chain and an answer; of a ranking also each passage's number and evidence, best first."""
+    """A chain and an answer; also what could stand at the answer's places with its evidence, best first.
+
+    Of a ranking that is every passage by its number, of yes or no and of a score every answer; `bare` ones stand
+    without brackets.
+    """
 
     reasoning: str
     content: str
     ranked: tuple[tuple[str, float], ...] = ()
+    bare: bool = False
 
 
 def answer(messages: Sequence[Mapping[str, str]]) -> Said:
     """Answer the last prompt among the user's messages; a conversation without one gets a sentence that says so."""
+    system = "\n".join(message.get("content") or "" for message in messages if message.get("role") == "system")
     for message in reversed(messages):
-        if message.get("role") == "user" and (prompt := read_prompt(message.get("content") or "")) is not None:
+        if message.get("role") != "user":
+            continue
+        text = message.get("content") or ""
+        if (prompt := read_prompt(text)) is not None:
             return _judge(prompt)
+        if (said := student_answer(system, text)) is not None:
+            return Said(said.reasoning, said.content, said.ranked, said.bare)
     return Said("", "The stand-in teacher answers only prompts that list passages and name a task.")
 
 

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from inference.exchange import canonical_json
+from inference.logprobs import MOST_TOP
 from inference.standin.answers import VERSION, Said, answer
 from inference.standin.faults import Draw
-from inference.standin.logprobs import MOST_TOP, token_logprobs
+from inference.standin.logprobs import token_logprobs
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 GARBAGE = ("[1] > [1] > [99]", "The passages are all of interest.", "[2 > 1", "1, 2, 3", "[0]")
@@ -73,7 +74,8 @@ def completion(body: Mapping[str, Any], draw: Draw) -> dict[str, Any]:
         message["refusal"] = refusal
     choice: dict[str, Any] = {"index": 0, "finish_reason": finish, "message": message}
     if body.get("logprobs"):
-        entries = None if content is None else token_logprobs(content, said.ranked, body.get("top_logprobs") or 0)
+        top = body.get("top_logprobs") or 0
+        entries = None if content is None else token_logprobs(content, said.ranked, top, said.bare)
         choice["logprobs"] = {"content": entries, "refusal": None}
     prompt = sum(_tokens(m.get("content") or "") for m in messages)
     completed = _tokens(reasoning) + _tokens(content or refusal or "")

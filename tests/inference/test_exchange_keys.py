@@ -17,6 +17,7 @@ samplings = st.builds(
     top_p=st.sampled_from([0.95, 1.0]),
     max_tokens=st.integers(1, 9999),
     seed=st.none() | st.integers(0, 99),
+    top_logprobs=st.none() | st.integers(0, 19),
 )
 requests = st.builds(
     Request,
@@ -37,7 +38,7 @@ def test_a_key_is_the_same_in_every_version_of_the_program() -> None:
 @given(requests, texts)
 def test_a_key_does_not_depend_on_the_id_or_on_the_order_of_fields(request: Request, other_id: str) -> None:
     turned = tuple(dict(reversed(m.items())) for m in request.messages)
-    assert replace(request, id=other_id, messages=turned).key == request.key
+    assert replace(request, id=other_id, messages=turned, mend=not request.mend).key == request.key
 
 
 @given(requests, requests)
@@ -59,6 +60,7 @@ def test_every_part_of_the_question_changes_the_key(request: Request) -> None:
         replace(request, sampling=replace(s, top_p=s.top_p / 2)),
         replace(request, sampling=replace(s, max_tokens=s.max_tokens + 1)),
         replace(request, sampling=replace(s, seed=(s.seed or 0) + 1)),
+        replace(request, sampling=replace(s, top_logprobs=0 if s.top_logprobs is None else s.top_logprobs + 1)),
         repair_request(request, "bad", "fault"),
     ]
     assert len({request.key, *(r.key for r in changed)}) == len(changed) + 1
@@ -67,3 +69,9 @@ def test_every_part_of_the_question_changes_the_key(request: Request) -> None:
 def test_a_whole_number_and_its_float_ask_the_same() -> None:
     messages = ({"role": "user", "content": "q"},)
     assert Request("a", messages, Sampling("m", 0, 1, 5)).key == Request("a", messages, Sampling("m", 0.0, 1.0, 5)).key
+
+
+def test_parameters_are_named_as_before_and_log_probabilities_only_where_they_are_asked_for() -> None:
+    plain = Sampling("m", 0.6, 0.95, 100)
+    assert plain.parameters == {"model": "m", "temperature": 0.6, "top_p": 0.95, "max_tokens": 100, "seed": None}
+    assert replace(plain, top_logprobs=0).parameters == {**plain.parameters, "top_logprobs": 0}

@@ -248,7 +248,7 @@ def test_a_store_of_another_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "exchanges.sqlite"
     with sqlite3.connect(path) as con:
         con.execute("PRAGMA user_version = 99")
-    with pytest.raises(StoreUnusable, match="has schema 99, this program reads 1"):
+    with pytest.raises(StoreUnusable, match="has schema 99, this program reads 2"):
         ExchangeStore(path)
 
 

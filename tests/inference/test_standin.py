@@ -19,7 +19,8 @@ from salt_water import PASSAGES, ranking_prompt
 
 from inference.exchange import Request
 from inference.standin.answers import VERSION, answer, read_prompt
-from inference.standin.faults import Faults
+from inference.standin.completions import completion
+from inference.standin.faults import Draw, Faults
 from inference.standin.lexical import best_first, helpful, misleading, read, weigh
 from inference.standin.logprobs import token_logprobs
 from inference.standin.server import MODEL, running_standin
@@ -226,3 +227,52 @@ def test_the_limit_on_tokens_has_two_names() -> None:
         for name in ("max_tokens", "max_completion_tokens"):
             choice = completed(server.base_url, **{name: 3})
             assert choice["finish_reason"] == "length" and choice["message"]["content"] == ""
+
+
+def student(system: str, shown: str, asked: str) -> dict[str, Any]:
+    """The choice of an answer to a prompt for a trained reranker, with log-probabilities."""
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": f"{shown}{asked}"}]
+    body = {"model": "m", "messages": messages, "logprobs": True, "top_logprobs": 20, "max_tokens": 100}
+    found: dict[str, Any] = completion(body, Draw("none"))["choices"][0]
+    return found
+
+
+MOON = "Query: Why does the moon\nraise tides?\nPassages:\n"
+
+
+def test_letters_are_ranked_as_numbers_are_and_the_first_one_lists_them_all() -> None:
+    lines = ["Rust eats iron.", "The moon raises the tides of the sea.", "Bread rises."]
+    shown = "".join(f"[{name}] {text}\n" for name, text in zip("ABC", lines, strict=True))
+    said = student(
+        "Give their letters.", f"{MOON}{shown}", "Rank all 3 passages for the query: Why does the moon\nraise"
+    )
+    first = said["logprobs"]["content"][0]
+    assert said["message"]["content"].startswith("B > ") and said["message"]["reasoning_content"] == ""
+    assert first["token"] == "B" and {one["token"] for one in first["top_logprobs"]} == {"A", "B", "C"}
+    assert math.fsum(math.exp(one["logprob"]) for one in first["top_logprobs"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("passage", "word", "score"), [("The moon raises tides.", "yes", "10"), ("Rust eats iron.", "no", "0")]
+)
+def test_a_passage_is_judged_by_the_share_of_the_query_that_it_holds(passage: str, word: str, score: str) -> None:
+    shown = f"Query: Why does the moon\nraise tides?\nPassage: {passage}\n"
+    judged = student("Answer yes or no.", shown, "Does the passage help to answer the query?\n")
+    assert judged["message"]["content"] == word
+    assert {one["token"] for one in judged["logprobs"]["content"][0]["top_logprobs"]} == {"yes", "no"}
+    system = "First reason inside <think> </think>, then give a score from 0 (not at all) to 10 (fully)."
+    scored = student(system, shown, "How much does the passage help to answer the query?\n")
+    assert scored["message"]["content"] == f"<answer> {score} </answer>" and scored["message"]["reasoning_content"]
+    (place,) = [token for token in scored["logprobs"]["content"] if token["token"].strip() == score]
+    assert place["logprob"] == max(one["logprob"] for one in place["top_logprobs"]) < 0
+    assert "".join(token["token"] for token in scored["logprobs"]["content"]) == scored["message"]["content"]
+
+
+def test_the_best_of_a_set_and_an_order_in_tags_are_said_as_they_are_asked_for() -> None:
+    shown = f"{MOON}[1] Rust eats iron.\n[2] The moon raises the tides.\n"
+    picked = student("First reason inside <think>", shown, "Which of the 2 passages helps most to answer the query: W")
+    assert picked["message"]["content"] == "<answer> [2] </answer>" and picked["message"]["reasoning_content"]
+    ordered = student("Give the order inside <answer> </answer>.", shown, "Rank all 2 passages for the query: Why")
+    assert ordered["message"] == {
+        "role": "assistant", "content": "<answer> [2] > [1] </answer>", "reasoning_content": ""
+    }  # fmt: skip

@@ -36,6 +36,7 @@ answers = st.builds(
     fingerprint=texts,
     fault=st.none() | texts,
     repair_of=st.none() | texts,
+    logprobs=st.none() | texts,
 )
 
 
