@@ -182,10 +182,10 @@ def test_leaving_early_ends_every_task_and_counts_what_was_in_flight(
     engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore
 ) -> None:
     async def run(engine: Engine) -> set[asyncio.Task[object]]:
-        async with aclosing(engine.ask(some_requests(1000), full_list)) as outcomes:
+        async with engine.open() as session, aclosing(session.ask(some_requests(1000), full_list)) as outcomes:
             await anext(outcomes)
-            # By now the next requests are on their way.
-            await asyncio.sleep(0.05)
+            while not session.purchase.progress().in_flight:
+                await asyncio.sleep(0.01)
         return asyncio.all_tasks() - {asyncio.current_task()}
 
     with running_standin(Faults(latency_s=0.1)) as server:

@@ -55,7 +55,7 @@ def asker(server: Standin, path: Path, count: int) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
-def wait_until(happened: Callable[[], bool], limit_s: float = 15.0) -> None:
+def wait_until(happened: Callable[[], bool], limit_s: float = 60.0) -> None:
     end = time.monotonic() + limit_s
     while not happened():
         assert time.monotonic() < end, "it did not happen in time"

@@ -114,7 +114,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_until(happened: Callable[[], bool], limit_s: float = 15.0) -> None:
+def wait_until(happened: Callable[[], bool], limit_s: float = 60.0) -> None:
     end = time.monotonic() + limit_s
     while not happened():
         assert time.monotonic() < end, "it did not happen in time"

@@ -31,10 +31,16 @@ def write_rows(folder: Path, *splits: str) -> Path:
 
 
 def sft_job(
-    words: ModelRef, rows: Path, output: Path, name: str = "reasonrank", objective: Mapping[str, Any] = {}, **job: Any
+    words: ModelRef,
+    rows: Path,
+    output: Path,
+    name: str = "reasonrank",
+    objective: Mapping[str, Any] = {},
+    student: Mapping[str, Any] = {},
+    **job: Any,
 ) -> SftJob:
     """A short supervised stage of a system, with some of its settings changed."""
-    recipe = system(name, objective={choice: {**SHORT, **objective} for choice in SUPERVISED})
+    recipe = system(name, objective={choice: {**SHORT, **objective} for choice in SUPERVISED}, model=student)
     return SftJob(recipe=recipe, release="toy", rows=rows, model=words, output=output, seed=1, **job)
 
 
