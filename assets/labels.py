@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from assets.asking import at_its_place
 from assets.partitions import domains
 from assets.production import law, produce
 from assets.resources import Factory
@@ -67,7 +68,8 @@ def _ask(
         left = factory.allowance(night)
         again = factory.ask_again(domain, asset, night, left)
         context.log.info(f"{again} rejected or inconsistent questions of {asset} are asked again")
-    step = step_of(factory.campaign(domain, context.log.info, left))
+    campaign = factory.campaign(domain, context.log.info, left)
+    step = step_of(at_its_place(context, factory, campaign))
     try:
         yield from produce(context, factory, step)
     except BudgetExceeded as stopped:

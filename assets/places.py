@@ -62,6 +62,10 @@ class Processes:
         self.chosen = chosen
         self.home = home
 
+    def elsewhere(self, stage: Stage) -> bool:
+        """Whether a stage runs at another place than this machine."""
+        return not isinstance(self.chosen, Local) and stage in self.chosen.stages
+
     def run(
         self, *, context: dg.AssetExecutionContext, stage: Stage, command: Sequence[str], env: Mapping[str, str]
     ) -> float:

@@ -1,41 +1,19 @@
 """Stages as batch jobs, submitted to a stand-in for sbatch: no real Slurm cluster was at hand."""
 
 import json
-import os
 import signal
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from slurm_toys import under_slurm
 from stage_runs import Ran, process_of, ran, soon, started
 from word_stages import figures, sft_job
 
 from assets.place_slurm import asked_for
-from assets.places import Processes
 from rankmill.places import Slurm, SlurmNeeds
 from training.jobs import ModelRef
-
-STAND_IN = Path(__file__).with_name("sbatch.py")
-
-
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    body = STAND_IN.read_text("utf-8")
-    for name in ("sbatch", "scancel", "scontrol"):
-        (folder / name).write_text(f"#!{sys.executable}\n{body}", "utf-8")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-a-test")
-    return folder
-
-
-def under_slurm(home: Path, **values: Any) -> Processes:
-    place = {"where": "slurm", "python": sys.executable, "stages": {"sft": {"cpus": 1}}, **values}
-    return Processes(Slurm.model_validate(place), home)
 
 
 def calls(toy: Path) -> list[dict[str, Any]]:
