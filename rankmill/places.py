@@ -99,6 +99,13 @@ class Kubernetes(Elsewhere[PodNeeds]):
     )
     poll_seconds: float = Field(10.0, gt=0, description="Seconds between two looks at the pod.")
 
+    @field_validator("pod")
+    @classmethod
+    def _one_container(cls, pod: dict[str, Any]) -> dict[str, Any]:
+        if "containers" in pod:
+            raise ValueError("a stage's pod has one container; its fields belong into `container`")
+        return pod
+
 
 class Slurm(Elsewhere[SlurmNeeds]):
     """A Slurm cluster whose `sbatch` is on this machine's PATH: each process is a batch job on one node."""
