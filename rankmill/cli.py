@@ -126,6 +126,20 @@ def ui(
 
 
 @app.command()
+def prepare(profile: ProfileName = None, home: Home = None) -> None:
+    """Make home, run history, pools and domains ready, for servers that are started by other means (deploy/)."""
+    with plain_errors():
+        environment(profile, home)
+        from rankmill.run import prepare_home
+        from rankmill.settings import Settings
+
+        settings = Settings.load()
+        prepare_home(settings)
+        _open_instance(settings)
+        typer.echo(f"ready: home {settings.home}, run history {settings.dagster_home}")
+
+
+@app.command()
 def leaderboard(as_json: AsJson = False, home: Home = None) -> None:
     """The newest leaderboard: every recipe and stage, by domain, with intervals and costs."""
     with plain_errors():

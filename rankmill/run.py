@@ -26,7 +26,8 @@ class RunFailed(RuntimeError):
 def prepare_home(settings: Settings) -> None:
     """Make the home, give Dagster its folder in it, and hand both to this process and its children."""
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(settings.instance_file, settings.dagster_home / "dagster.yaml")
+    if settings.instance_file is not None:
+        shutil.copyfile(settings.instance_file, settings.dagster_home / "dagster.yaml")
     os.environ.update(settings.environment())
 
 

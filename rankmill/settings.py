@@ -65,6 +65,11 @@ class EvaluationSettings(BaseModel):
     think_twins: bool = Field(
         False, description="Ask every student of a listwise recipe the other way, too: without its chain, or with one."
     )
+    teacher: bool = Field(
+        False,
+        description="Have the teacher rerank the held-out queries, too, asked as the recipe's students are: a stage of "
+        "the board, with what it costs. Its endpoint must tell log-probabilities where a recipe reads them.",
+    )
 
 
 class Profile(BaseModel):
@@ -120,8 +125,13 @@ class Settings(BaseSettings):
     home: Path = Field(
         Path(".rankmill"), description="Folder of lake, exchange store, models, reports and run history."
     )
-    instance: Literal["machine", "team"] = Field(
-        "machine", description="Where Dagster keeps runs: in the home, or in a team's PostgreSQL (dagster-team.yaml)."
+    instance: Literal["machine", "team", "given"] = Field(
+        "machine",
+        description="Where Dagster keeps runs: in the home, in a team's PostgreSQL (dagster-team.yaml), or as the "
+        "dagster.yaml that is already in DAGSTER_HOME says (a Helm chart's).",
+    )
+    given_home: Path | None = Field(
+        None, validation_alias="DAGSTER_HOME", description="Dagster's home where instance is given."
     )
     teacher_model: str | None = Field(None, description="Model name for --profile api.")
     budget_usd: float | None = Field(None, description="Hard limit in USD; --profile api refuses to start without one.")
@@ -188,12 +198,21 @@ class Settings(BaseSettings):
 
     @property
     def dagster_home(self) -> Path:
-        """Where Dagster keeps runs and events."""
-        return self.home / "dagster"
+        """Where Dagster keeps runs and events. Raises SettingsError."""
+        if self.instance != "given":
+            return self.home / "dagster"
+        if self.given_home is None or not (self.given_home / "dagster.yaml").is_file():
+            raise SettingsError(
+                f"RANKMILL_INSTANCE is given, and there is no dagster.yaml in DAGSTER_HOME ({self.given_home}). "
+                f"Set DAGSTER_HOME to the folder that has one, or RANKMILL_INSTANCE to machine or team."
+            )
+        return self.given_home
 
     @property
-    def instance_file(self) -> Path:
-        """The dagster.yaml of this instance."""
+    def instance_file(self) -> Path | None:
+        """The dagster.yaml that this instance gets; None where it has one."""
+        if self.instance == "given":
+            return None
         return ROOT / ("dagster.yaml" if self.instance == "machine" else "dagster-team.yaml")
 
     @property
