@@ -119,7 +119,7 @@ class Profile(BaseModel):
 class Settings(BaseSettings):
     """The environment, read once."""
 
-    model_config = SettingsConfigDict(env_prefix="RANKMILL_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="RANKMILL_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     profile_name: str = Field("offline", validation_alias="RANKMILL_PROFILE", description="Name or path of a profile.")
     home: Path = Field(

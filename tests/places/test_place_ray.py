@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from label_runs import home_of, label, made
 from stage_runs import Ran, failure_of, process_of, ran, soon, started
 from word_stages import figures, rl_job, sft_job
 
@@ -89,7 +90,7 @@ def test_a_process_that_is_killed_is_named_and_the_next_one_goes_on_from_it(
         process.send_signal(signal.SIGKILL)
         killed = run.result()
     assert killed.result is None and "sft ended without a result in" in killed.failure
-    assert f"exit code -{signal.SIGKILL:d}" in killed.failure
+    assert f"exit code {128 + signal.SIGKILL}" in killed.failure
     again = ran(on_ray(tmp_path), job)
     assert again.failure == "" and again.result is not None and here.result is not None
     assert again.result.went_on_at and again.result.weights_sha256 == here.result.weights_sha256
@@ -125,6 +126,23 @@ def test_a_job_that_somebody_stops_in_ray_ends_the_run(
         client.stop_job(submitted)
         stopped = run.result()
     assert stopped.result is None and "STOPPED" in stopped.failure
+
+
+def test_questions_go_to_the_node_that_holds_the_home_and_make_the_rows_of_those_asked_here(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.job_submission import JobSubmissionClient
+
+    monkeypatch.delenv("RANKMILL_HOME", raising=False)
+    client = JobSubmissionClient(cluster)
+    before = {job.submission_id for job in client.list_jobs()}
+    place = {"where": "ray", "address": cluster, "python": sys.executable}
+    there = home_of(tmp_path / "there", {**place, "stages": {"label": {"resources": {"second": 1}}}})
+    here = home_of(tmp_path / "here")
+    assert label(here)[0].success and label(there)[0].success
+    assert made(there) == made(here)
+    found = [job for job in client.list_jobs() if job.submission_id not in before]
+    assert len(found) == 2 and len({job.driver_node_id for job in found}) == 1
 
 
 def test_a_cluster_that_does_not_answer_is_an_error_that_says_what_to_look_at(words: ModelRef, tmp_path: Path) -> None:
