@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM_PIP := .venv-vllm/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run install test test-vllm lint ui doctor clean
+.PHONY: run install test test-places test-vllm lint ui doctor clean
 
 run: install
 	$(BIN)/rankmill run
@@ -14,6 +14,10 @@ install: .venv/installed
 # Two processes, a file at a time: most of the suite waits for processes and servers that it starts.
 test: .venv/tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Stages on a Ray cluster of this machine, in pods and batch jobs that are stood in for, and the files of deploy/.
+test-places: .venv/placed
+	$(BIN)/python -m pytest tests/places tests/deploy
 
 # Labels a small set with a real model behind a real vLLM, on the CPU; minutes, and gigabytes to install.
 test-vllm: .venv/tested .venv-vllm/installed
@@ -46,6 +50,10 @@ clean:
 .venv/tested: .venv/installed
 	$(PIP) install -c constraints.txt -e '.[test]'
 	$(PIP) install -c constraints.txt --no-deps rbo rank-llm dacite
+	touch $@
+
+.venv/placed: .venv/tested
+	$(PIP) install -c constraints.txt -e '.[ray,kubernetes,test-places]'
 	touch $@
 
 # vLLM pins a torch of its own, so it shares no environment with rankmill. Of what it asks for, three packages are made
