@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rankmill import doctor_services as services
+from rankmill.doctor_places import processes
 from rankmill.finding import Finding
 
 LEAST_DISK_GB = 5
@@ -27,7 +28,7 @@ def examine() -> list[Finding]:
     findings: list[Finding] = []
     checks = (
         _python, _packages, _base_model, _settings, _room, _lake, _sources, services.store, services.teacher,
-        services.accelerator, services.dagster, services.nights, services.alerts,
+        services.accelerator, processes, services.dagster, services.nights, services.alerts,
     )  # fmt: skip
     for check in checks:
         findings += _safely(check)
