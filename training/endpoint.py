@@ -5,8 +5,8 @@
 `ask` makes a ticket's request and `read` says what its answer means; the same questions asked again are in the store
 and cost nothing. Every call goes out as soon as its own query can make it, as many at once as the engine's pace allows.
 A malformed answer is not asked again, since evaluation counts it (METHOD.md section 5); pass a `check` to have it
-mended once. Deliberately absent: logits. The engine asks for words, so Task.FIRST_TOKEN and scores from token
-probabilities want a local model.
+mended once. Deliberately absent: requests and readings by a recipe's contract, log-probabilities among them
+(training.requests).
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from inference.engine import Asks
+from inference.engine import Asks, Watch
 from inference.exchange import Exchange, Failure, Request
 from inference.purchase import Check, accept_all
 from ranking.decoding.calls import Reply
@@ -27,10 +27,10 @@ class CallUnanswered(RuntimeError):
 
 @dataclass(frozen=True)
 class Answered:
-    """A call, what the model said, and what that means."""
+    """A call, what the model said, and what that means; `exchange` is None where the endpoint refused the call."""
 
     ticket: Ticket
-    exchange: Exchange
+    exchange: Exchange | None
     reply: Reply
 
 
@@ -40,10 +40,14 @@ async def decode_over(
     ask: Callable[[Ticket], Request],
     read: Callable[[Ticket, Exchange], Reply],
     check: Check = accept_all,
+    *,
+    forgo: Callable[[Ticket, Failure], Reply | None] = lambda _ticket, _failure: None,
+    on_progress: Watch | None = None,
 ) -> list[Answered]:
     """Ask until the desk is done; engines[call.ranker] answers a call. Answers come in the order of their arrival.
 
-    One engine given twice, for a cascade over one endpoint, is opened once and keeps one pace.
+    One engine given twice, for a cascade over one endpoint, is opened once and keeps one pace. `forgo` may say what
+    becomes of a call that is never answered.
 
     Raises CallUnanswered, and what `Session.ask` of the engine raises; what was answered by then is stored.
     """
@@ -65,16 +69,20 @@ async def decode_over(
             yield request
 
     async def listen(engine: Asks, inbox: asyncio.Queue[Request | None]) -> None:
-        async with aclosing(engine.ask(requests(inbox), check)) as outcomes:
+        async with aclosing(engine.ask(requests(inbox), check, on_progress=on_progress)) as outcomes:
             async for outcome in outcomes:
                 ticket = waiting.pop(outcome.request_id)
-                if isinstance(outcome, Failure):
+                if not isinstance(outcome, Failure):
+                    reply = read(ticket, outcome)
+                    answered.append(Answered(ticket, outcome, reply))
+                elif (given_up := forgo(ticket, outcome)) is not None:
+                    reply = given_up
+                    answered.append(Answered(ticket, None, reply))
+                else:
                     raise CallUnanswered(
                         f"a call of query number {ticket.query} was never answered ({outcome.kind}: {outcome.detail}) "
                         f"after {len(answered)} that were. All answers are kept: ask again, and only the rest is asked."
                     )
-                reply = read(ticket, outcome)
-                answered.append(Answered(ticket, outcome, reply))
                 desk.put(ticket, reply)
                 hand_out()
 

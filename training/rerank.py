@@ -125,25 +125,13 @@ class Recorder:
 
         `fault` is that of either answer; such a pair has no tau. What orders nothing (a pick, a score) is not probed.
         """
-        orders = (Task.ORDER, Task.FIRST_TOKEN)
-        asked = [n for n, (call, _) in sorted(self.last.items()) if call.task in orders and len(call.positions) > 1]
-        calls = [replace(self.last[n][0], positions=self.last[n][0].positions[::-1]) for n in asked]
+        asked = worth_probing(self.last)
+        calls = [turned_round(self.last[n][0]) for n in asked]
         prompts = [self._prompt_of(n, call) for n, call in zip(asked, calls, strict=True)]
         rows: dict[int, dict[str, Any]] = {}
         for index, answer in self.ranker.answer(prompts, calls):
             query, (call, reply) = self.queries[asked[index]], self.last[asked[index]]
-            made = (call.positions, reply.order, answer.reply.order)
-            shown, ordered, turned = ([query.docids[position] for position in order] for order in made)
-            fault = reply.fault or answer.reply.fault
-            rows[index] = {
-                "domain": query.domain,
-                "qid": query.qid,
-                "shown": shown,
-                "ordered": ordered,
-                "turned": turned,
-                "tau": None if fault else kendall_tau(ordered, turned),
-                "fault": None if fault is None else str(fault),
-            }
+            rows[index] = probe_row(query, call, reply, answer.reply)
             self.reporter.step(f"probe {self.job.student}", len(rows), len(asked), {})
         return pl.DataFrame([rows[index] for index in sorted(rows)], schema=PROBE_SCHEMA)
 
@@ -154,6 +142,34 @@ class Recorder:
         query = self.queries[number]
         passages = [query.passages[position] for position in call.positions]
         return call_prompt(self.job.recipe, self.ranker.tokenizer, query.text, passages)
+
+
+def worth_probing(last: Mapping[int, tuple[Call, Reply]]) -> list[int]:
+    """Of the last calls by query, those that order something."""
+    orders = (Task.ORDER, Task.FIRST_TOKEN)
+    return [n for n, (call, _) in sorted(last.items()) if call.task in orders and len(call.positions) > 1]
+
+
+def turned_round(call: Call) -> Call:
+    """The same window, shown from its end."""
+    return replace(call, positions=call.positions[::-1])
+
+
+def probe_row(query: Query, call: Call, reply: Reply, turned: Reply) -> dict[str, Any]:
+    """A row of PROBE_SCHEMA: what was made of a window as it was shown, and of the same turned round."""
+    shown, ordered, other = (
+        [query.docids[position] for position in order] for order in (call.positions, reply.order, turned.order)
+    )
+    fault = reply.fault or turned.fault
+    return {
+        "domain": query.domain,
+        "qid": query.qid,
+        "shown": shown,
+        "ordered": ordered,
+        "turned": other,
+        "tau": None if fault else kendall_tau(ordered, other),
+        "fault": None if fault is None else str(fault),
+    }
 
 
 def run(job: RerankJob, reporter: Reporter, started: float | None = None) -> RerankResult:

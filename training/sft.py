@@ -18,8 +18,8 @@ from training.curves import Tally
 from training.examples import PairGroup, RankingExample, pair_groups, sft_examples
 from training.host import settle
 from training.jobs import SftJob, TrainResult
-from training.rankers import NO, YES
 from training.ranks import count
+from training.readings import NO, YES
 from training.reporting import Reporter, open_reporter
 from training.seams import FirstTokenRankNet, SoftmaxCrossEntropy, Student, Supervised
 from training.stages import Bench, Data, carry_out, common, lora

@@ -9,13 +9,19 @@
 
 Faults are `tags` and `list` (ranking.parsing) for words, `unlisted` where the logits have not all identifiers or no
 score token at all, `no_score` where a score is not said or out of its range. Answers stand in tags as `parse_answer`
-wants them. Absent on purpose: asking for logits, which each backend does in its own way.
+wants them.
+
+An endpoint lists the likeliest tokens alone, 20 at most, and a token may be written with blanks before it
+(`by_word`). What it does not list is less likely than what it does: an identifier that is not there stands behind
+those that are, in the order shown, and is counted; a score token that is not there counts with the most probability
+that it can have (`absent`), so that a score errs towards the middle and never beyond what is known. Absent on purpose:
+asking for logits, which each backend does in its own way.
 """
 
 import math
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ranking.decoding.calls import Call, Reply, Task
@@ -88,19 +94,44 @@ def read_first_token(call: Call, logprobs: Mapping[str, float], identifiers: str
     return Reply(tuple(call.positions[place] for place in order), fault=UNLISTED if None in known else None)
 
 
-def read_grade(call: Call, logprobs: Mapping[str, float], grades: Mapping[str, float]) -> Reply:
+def read_grade(
+    call: Call, logprobs: Mapping[str, float], grades: Mapping[str, float], absent: float = -math.inf
+) -> Reply:
     """The expected grade over the score tokens of `grades`; with {"yes": 1, "no": 0} it is the probability of yes."""
-    mass = expected(logprobs, grades)
+    mass = expected(logprobs, grades, absent)
     return Reply(call.positions, fault=UNLISTED) if mass is None else Reply(call.positions, mass.value)
 
 
-def expected(logprobs: Mapping[str, float], values: Mapping[str, float]) -> Mass | None:
-    """Expectation of `values` over their tokens, probabilities renormalised; None where none of them is listed."""
-    weights = {token: math.exp(p) for token in values if not math.isnan(p := logprobs.get(token, math.nan))}
-    covered = sum(weights.values())
+def expected(logprobs: Mapping[str, float], values: Mapping[str, float], absent: float = -math.inf) -> Mass | None:
+    """Expectation of `values` over their tokens, probabilities renormalised; None where none of them is listed.
+
+    `absent` is the most that the log probability of a token can be that is not listed; such tokens count with it.
+    """
+    listed = {token: math.exp(p) for token in values if not math.isnan(p := logprobs.get(token, math.nan))}
+    covered = sum(listed.values())
     if not covered > 0:
         return None
-    return Mass(sum(weight * values[token] for token, weight in weights.items()) / covered, covered)
+    weights = {token: listed.get(token, math.exp(absent)) for token in values}
+    return Mass(sum(weight * values[token] for token, weight in weights.items()) / sum(weights.values()), covered)
+
+
+def by_word(top: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The log probability of each word, of tokens as an endpoint writes them: with or without blanks around it."""
+    words: dict[str, float] = {}
+    for token, logprob in top:
+        word = token.strip()
+        words[word] = _log_add(words[word], logprob) if word in words else logprob
+    return words
+
+
+def _log_add(one: float, other: float) -> float:
+    return max(one, other) + math.log1p(math.exp(-abs(one - other)))
+
+
+def number_places(written: Sequence[str]) -> list[int]:
+    """Which tokens say the number in `<answer>`; `written` is what stands there after each token."""
+    digits = [sum(sign.isdigit() for sign in text.partition("<answer>")[2].partition("<")[0]) for text in written]
+    return [place for place, count in enumerate(digits) if count > (digits[place - 1] if place else 0)]
 
 
 def read_said_score(call: Call, text: str, probability: float, highest: float, think: bool = True) -> Reply:

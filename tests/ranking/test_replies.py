@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from ranking.decoding.calls import Call, Reply, Task
 from ranking.decoding.replies import (
+    by_word,
     expected,
+    number_places,
     read_first_token,
     read_grade,
     read_list,
@@ -128,3 +130,77 @@ def test_yes_against_no_is_a_probability_and_the_rest_of_the_vocabulary_is_left_
 )
 def test_a_score_that_is_said_counts_with_its_probability(text: str, score: float | None, fault: str | None) -> None:
     assert read_said_score(Call((3,), Task.SCORE), text, 0.5, 10) == Reply((3,), score, fault)
+
+
+# The words that count, and twenty that do not, with probabilities of a whole vocabulary.
+vocabularies = (
+    st.lists(st.floats(1e-9, 1), min_size=26, max_size=26)
+    .map(lambda parts: dict(zip([*"ABCD", "yes", "no", *(f"w{n}" for n in range(20))], parts, strict=True)))
+    .map(lambda parts: {token: part / math.fsum(parts.values()) for token, part in parts.items()})
+)
+
+
+def cut(vocabulary: dict[str, float], most: int) -> tuple[dict[str, float], float]:
+    """The log probabilities that an endpoint lists, and the most that another token can have."""
+    listed = dict(sorted(vocabulary.items(), key=lambda token: -token[1])[:most])
+    left = 1 - math.fsum(listed.values())
+    return {token: math.log(part) for token, part in listed.items()}, math.log(max(min(left, *listed.values()), 1e-300))
+
+
+@given(vocabularies, st.integers(2, 26))
+def test_of_a_list_that_is_cut_off_no_letter_stands_before_a_likelier_one(
+    vocabulary: dict[str, float], most: int
+) -> None:
+    call = Call((3, 8, 1, 6), Task.FIRST_TOKEN)
+    logprobs, _ = cut(vocabulary, most)
+    reply = read_first_token(call, logprobs)
+    letter = dict(zip(call.positions, "ABCD", strict=True))
+    known = [position for position in reply.order if letter[position] in logprobs]
+    chances = [vocabulary[letter[position]] for position in known]
+    assert reply.order[: len(known)] == tuple(known) and chances == sorted(chances, reverse=True)
+    unknown = [position for position in call.positions if position not in known]
+    assert reply.order[len(known) :] == tuple(unknown) and (reply.fault == "unlisted") is bool(unknown)
+    assert all(vocabulary[letter[position]] <= min(chances, default=1) for position in unknown)
+
+
+@given(vocabularies, st.integers(2, 26))
+def test_a_score_of_a_list_that_is_cut_off_errs_towards_the_middle_and_not_beyond_what_is_known(
+    vocabulary: dict[str, float], most: int
+) -> None:
+    logprobs, absent = cut(vocabulary, most)
+    reply = read_grade(Call((1,), Task.SCORE), logprobs, {"yes": 1.0, "no": 0.0}, absent)
+    true = vocabulary["yes"] / (vocabulary["yes"] + vocabulary["no"])
+    if {"yes", "no"} <= logprobs.keys():
+        assert reply.score == pytest.approx(true)
+    elif "yes" in logprobs:
+        assert reply.score is not None and 0.5 <= reply.score <= true + 1e-9
+    elif "no" in logprobs:
+        assert reply.score is not None and true - 1e-9 <= reply.score <= 0.5
+    else:
+        assert reply == Reply((1,), fault="unlisted")
+
+
+def test_of_two_passages_of_which_only_yes_is_listed_the_surer_one_has_the_higher_score() -> None:
+    def score(yes: float, least: float) -> float | None:
+        logprobs = {"yes": math.log(yes), "sure": math.log(least)}
+        return read_grade(Call((1,), Task.SCORE), logprobs, {"yes": 1.0, "no": 0.0}, math.log(least)).score
+
+    assert score(0.9, 1e-3) > score(0.6, 1e-3) > score(0.6, 1e-2)  # type: ignore[operator]
+
+
+def test_tokens_that_differ_in_blanks_are_one_word() -> None:
+    words = by_word([(" A", math.log(0.2)), ("A", math.log(0.3)), ("A\n", math.log(0.1)), ("a", math.log(0.05))])
+    assert {word: math.exp(logprob) for word, logprob in words.items()} == pytest.approx({"A": 0.6, "a": 0.05})
+
+
+@pytest.mark.parametrize(
+    ("tokens", "places"),
+    [
+        (["<think>", " 3 ", "</think>", "<answer>", " 7", " ", "</answer>"], [4]),
+        (["<answer", "> ", "1", "0", ".5", " </answer>", "9"], [2, 3, 4]),
+        (["<think> none", "</think>", "7"], []),
+        ([], []),
+    ],
+)
+def test_the_tokens_that_say_a_score_are_those_with_digits_in_the_answer(tokens: list[str], places: list[int]) -> None:
+    assert number_places(["".join(tokens[: end + 1]) for end in range(len(tokens))]) == places
