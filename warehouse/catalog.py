@@ -25,6 +25,7 @@ RETRIES = 12
 _SETTINGS = (
     "SET autoinstall_known_extensions = false",
     "SET enable_progress_bar = false",  # it would stand in the output of `lake query --json`
+    "SET arrow_large_buffer_size = true",  # a read may hold more than 2 GiB of one column's text
     "SET python_enable_replacements = false",  # a name in a query is a table, never a variable of this module
 )
 # What a catalog says while another process is making it or holds it.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 import pytest
 from small_lake import candidates, message
 
@@ -202,6 +203,13 @@ def test_the_past_is_read_at_its_snapshot(lake: Lake) -> None:
     assert lake.read("candidates", {"domain": "math"}, ["docid"], first)["docid"].to_list() == ["d0", "d1", "d2"]
     with pytest.raises(duckdb.Error):
         lake.read("candidates", snapshot=third + 1)
+
+
+def test_texts_are_read_with_offsets_that_reach_beyond_two_gibibytes(lake: Lake) -> None:
+    lake.commit([Append("candidates", candidates("math", 3))], message())
+    for connection in (lake.connection(), lake.place.attach(read_only=True)):
+        read = connection.execute("SELECT docid FROM lake.candidates").to_arrow_table()
+        assert read.schema.field("docid").type == pa.large_string()
 
 
 def test_replace_touches_only_the_rows_that_it_names(lake: Lake) -> None:
