@@ -45,6 +45,9 @@ from ranking.decoding.listwise import random_groups, sliding_window
 from ranking.decoding.pointwise import pointwise
 from ranking.decoding.setwise import elimination, heapsort
 from ranking.parsing import recover_order
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is the room, not the benchmark
+
 from training.endpoint import decode_over, request_id
 
 DECODERS: dict[str, Decoder] = {

@@ -124,8 +124,11 @@ class _Lines:
         seen = np.zeros((len(counts), width + 1), bool)
         seen.ravel()[place] = True
         shown = np.arange(width) < counts[:, None]
-        fine &= (seen[:, :width] & shown).sum(axis=1) == counts
-        orders[shown & fine[:, None]] = position[np.repeat(fine, lengths)]
+        fine &= np.count_nonzero(seen[:, :width] & shown, axis=1) == counts
+        if len(position) == orders.size and fine.all():  # all lists are whole windows
+            orders[:] = position.reshape(orders.shape)
+        else:
+            orders[shown & fine[:, None]] = position[np.repeat(fine, lengths)]
         return fine
 
     def blank(self, start: Ints, stop: Ints) -> Bools:

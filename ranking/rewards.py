@@ -166,7 +166,7 @@ def rank_biased_overlap(left: Ints, right: Ints, p: float = 1.0) -> Floats:
         row = unequal[0]
         raise ValueError(f"RBO wants lists of one length, got {lengths[row]} and {others[row]} in row {row}.")
     depths = lengths.max(initial=0)
-    left, right, depth = left[:, :depths], right[:, :depths], np.arange(depths)
+    left, right, depth = left[:, :depths], right[:, :depths], np.arange(depths, dtype=np.int32)
     # Where `right` has each item; nowhere is behind all depths. The padding, -1, has the place behind the last item's.
     places = max(left.max(initial=-1), right.max(initial=-1)) + 2
     row = np.arange(len(left))[:, None] * places
@@ -174,7 +174,7 @@ def rank_biased_overlap(left: Ints, right: Ints, p: float = 1.0) -> Floats:
     at = right + row
     place[at] = depth
     met_at = place[np.add(left, row, out=at)]
-    np.minimum(np.maximum(met_at, depth, out=met_at), lengths[:, None], out=met_at)
+    np.minimum(np.maximum(met_at, depth, out=met_at), lengths[:, None].astype(np.int32), out=met_at)
     # An item that both lists have by depth m adds p^(d-1) / d at each depth d from there on; added[d] sums the first d.
     added = np.append(0.0, np.cumsum(p**depth / (depth + 1.0)))
     shares = added[met_at]
