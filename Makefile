@@ -15,7 +15,8 @@ install: .venv/installed
 test: .venv/tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Stages on a Ray cluster of this machine, in pods and batch jobs that are stood in for, and the files of deploy/.
+# Stages on a Ray cluster of this machine, under a Slurm of one node where it is installed, in pods that are stood in
+# for; and the files of deploy/.
 test-places: .venv/placed
 	$(BIN)/python -m pytest tests/places tests/deploy
 

@@ -7,7 +7,18 @@ import dagster as dg
 
 from assets.definitions import defs
 
-HEAVY = ("torch", "transformers", "trl", "prefect", "great_expectations", "datasets", "matplotlib", "openai")
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "prefect",
+    "great_expectations",
+    "datasets",
+    "matplotlib",
+    "openai",
+    "ray",
+    "kubernetes",
+)
 
 
 def test_every_asset_key_group_partition_and_dependency_is_as_designed(snapshot) -> None:  # type: ignore[no-untyped-def]
