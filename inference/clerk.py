@@ -12,6 +12,7 @@ Absent on purpose: a pool, read replicas, and any knowledge of what is stored.
 from __future__ import annotations
 
 import asyncio
+import errno
 import queue
 import sqlite3
 import threading
@@ -31,6 +32,9 @@ BUSY_TIMEOUT_S = 60.0
 STATEMENTS = 512
 # Rows changed, some 500 answers. Done between groups: within a commit, its jobs would wait for it.
 CHECKPOINT_EVERY = 2000
+
+
+_PASSING = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 class StoreUnusable(Exception):
@@ -166,6 +170,8 @@ def _open(path: Path, schema: str, upgrades: Sequence[str]) -> sqlite3.Connectio
         connection.execute(f"PRAGMA user_version = {version:d}")
         connection.execute("COMMIT")
     except (sqlite3.Error, OSError) as error:
+        if _passes(error):  # who moves a store away for want of room buys everything again
+            raise _unusable(error, path) from error
         raise StoreUnusable(
             f"The store {path} cannot be opened: {error}. Check that the folder is writable and that the file is an "
             "exchange store; move it away to start an empty one (its answers would be bought again)."
@@ -213,12 +219,23 @@ def _for_people(error: BaseException | None, path: Path) -> BaseException | None
     """What stands in the way of writing (a lock, a full disk, a broken file) as an error that says what to do."""
     if not isinstance(error, sqlite3.OperationalError):
         return error
-    unusable = StoreUnusable(
+    unusable = _unusable(error, path)
+    unusable.__cause__ = error
+    return unusable
+
+
+def _unusable(error: Exception, path: Path) -> StoreUnusable:
+    return StoreUnusable(
         f"The store {path} cannot be used: {error}. What was answered before is kept. Check that its disk has room and "
         "that no other program holds the file, then run again."
     )
-    unusable.__cause__ = error
-    return unusable
+
+
+def _passes(error: Exception) -> bool:
+    """Whether it is no fault of the file: a full disk, on which SQLite cannot even read, or a lock."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOSPC
+    return isinstance(error, sqlite3.Error) and (error.sqlite_errorcode & 0xFF) in _PASSING
 
 
 def _transaction(connection: sqlite3.Connection, batch: list[_Job]) -> list[_Done]:

@@ -29,6 +29,7 @@ _SETTINGS = (
     "SET python_enable_replacements = false",  # a name in a query is a table, never a variable of this module
 )
 # What a catalog says while another process is making it or holds it.
+_FULL = ("no space left", "disk is full", "disk i/o error")  # SQLite cannot even read where it cannot write beside
 _BUSY = ("locked", "already exists", "duplicate key", "could not serialize")
 
 
@@ -101,7 +102,7 @@ class Place:
             except duckdb.Error as error:
                 if attempt == RETRIES - 1 or not any(sign in str(error).lower() for sign in _BUSY):
                     raise LakeError(
-                        f"the lake at {self.catalog} cannot be opened: {error}. `rankmill doctor` looks for the cause."
+                        f"the lake at {self.catalog} cannot be opened: {error}. {remedy_of(error)}"
                     ) from error
                 time.sleep(0.1 * (attempt + 1) * (0.5 + random.random()))
         connection.execute("USE lake")
@@ -109,6 +110,18 @@ class Place:
             connection.execute(f"SET allowed_directories = [{quoted(self.data_path)}]")
             connection.execute("SET enable_external_access = false")
         return connection
+
+
+def remedy_of(error: duckdb.Error) -> str:
+    """What to do about an error of catalog or files."""
+    told = str(error).lower()
+    if any(sign in told for sign in _FULL):
+        return "Its disk is probably full: look with `df -h`, free space, and run the same command again."
+    if "locked" in told:
+        return (
+            "Another program holds the catalog: `fuser -v` shows which. Run the same command again when it has ended."
+        )
+    return "Run the same command again; if it persists, `rankmill doctor` looks for the cause."
 
 
 @contextlib.contextmanager

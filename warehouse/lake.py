@@ -24,7 +24,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from warehouse.catalog import RETRIES, LakeError, Place, transaction
+from warehouse.catalog import RETRIES, LakeError, Place, remedy_of, transaction
 from warehouse.files import keep_checksums
 from warehouse.migrations import migrate, table_columns
 
@@ -105,7 +105,7 @@ class Lake:
         selected = ", ".join(self._column(table, column) for column in columns) or "*"
         version = f" AT (VERSION => {int(snapshot)})" if snapshot is not None else ""
         condition, values = self._condition(table, where or {})
-        return self._connection().execute(f"SELECT {selected} FROM lake.{table}{version}{condition}", values).pl()
+        return self._rows(f"SELECT {selected} FROM lake.{table}{version}{condition}", values)
 
     def pieces(
         self, table: str, by: str, rows: int, where: Mapping[str, str] | None = None, columns: Sequence[str] = ()
@@ -123,9 +123,9 @@ class Lake:
             within = f"{by} >= ?" if high is None else f"{by} >= ? AND {by} < ?"
             bounds = [low] if high is None else [low, high]
             sql = f"SELECT {selected} FROM lake.{table}{joined} {within}"
-            yield self._connection().execute(sql, [*values, *bounds]).pl().sort(by)
+            yield self._rows(sql, [*values, *bounds]).sort(by)
         if keys.null_count():
-            yield self._connection().execute(f"SELECT {selected} FROM lake.{table}{joined} {by} IS NULL", values).pl()
+            yield self._rows(f"SELECT {selected} FROM lake.{table}{joined} {by} IS NULL", values)
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """The rows of one read-only statement. Tables are visible by their bare names; a write is refused."""
@@ -145,7 +145,7 @@ class Lake:
                 if attempt == RETRIES - 1 or not any(sign in str(error).lower() for sign in _LOCKED):
                     raise LakeError(
                         f"the commit of {message.asset} failed and nothing of it was written: {error}. "
-                        f"Run the same command again; if it persists, see `rankmill doctor`."
+                        f"{remedy_of(error)}"
                     ) from error
                 time.sleep(min(4.0, 0.05 * 2**attempt) * (0.5 + random.random()))
         # Outside the loop: what is committed must not be written again because its number could not be read.
@@ -156,15 +156,15 @@ class Lake:
 
     def snapshot(self) -> int:
         """The id of the newest snapshot."""
-        row = self._connection().execute("SELECT max(snapshot_id) FROM lake.snapshots()").fetchone()
-        return int(row[0]) if row else 0
+        newest = self._rows("SELECT max(snapshot_id) AS id FROM lake.snapshots()")["id"][0]
+        return int(newest or 0)
 
     def snapshots(self) -> pl.DataFrame:
         """All snapshots, newest first: snapshot_id, snapshot_time, commit_message, changes."""
-        return self._connection().execute(
+        return self._rows(
             "SELECT snapshot_id, snapshot_time, commit_message, changes::VARCHAR AS changes "
             "FROM lake.snapshots() ORDER BY snapshot_id DESC"
-        ).pl()  # fmt: skip
+        )
 
     def connection(self) -> duckdb.DuckDBPyConnection:
         """This thread's connection, for those who look at the lake's own catalog."""
@@ -189,6 +189,15 @@ class Lake:
                 migrate(connection)
             setattr(self._local, name, connection)
         return connection
+
+    def _rows(self, sql: str, values: Sequence[Any] = ()) -> pl.DataFrame:
+        """The rows of a statement of our own. Raises LakeError where catalog or files cannot be read."""
+        connection = self._connection()
+        try:
+            return connection.execute(sql, list(values)).pl()
+        except duckdb.Error as error:
+            where = self.place.catalog
+            raise LakeError(f"the lake at {where} cannot be read: {error}. {remedy_of(error)}") from error
 
     def _write(self, connection: duckdb.DuckDBPyConnection, write: Write) -> None:
         _known(write.table)
