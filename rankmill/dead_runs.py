@@ -1,22 +1,27 @@
 """Runs whose process is gone: marked as failed, so that nothing waits for them and their pools are free again.
 
 Dagster's code server marks a run whose process dies while it watches. After a `kill -9` of the server itself, a power
-cut, or one of `rankmill run`, nobody watches: then this does, whenever `rankmill run` or `rankmill ui` begins. Only
-processes of this machine are judged.
+cut, or one of `rankmill run`, nobody watches: then this does, whenever `rankmill run` or `rankmill ui` begins, and
+every minute while the daemon runs (assets/watchman.py). Only processes of this machine are judged.
 """
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 PROCESS = "rankmill/process"  # the tag that says which process of which host executes a run
 POOLS = {"teacher": 1, "accelerator": 1, "lake": 4}
 
 
-def end_dead_runs(instance: Any) -> list[str]:
-    """Mark every dead run as failed and free its slots; gives their ids. The daemon may start them again."""
+def end_dead_runs(instance: Any, among: Collection[str] | None = None) -> list[str]:
+    """Mark every dead run as failed and free its slots; gives their ids. The daemon may start them again.
+
+    Where ids are given, only runs `among` them are looked at.
+    """
     ended = []
     for run in dead_runs(instance):
+        if among is not None and run.run_id not in among:
+            continue
         instance.report_run_failed(run, "its process is gone; what it committed is kept")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         ended.append(run.run_id)
