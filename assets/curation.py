@@ -74,6 +74,8 @@ def training_set(context: dg.AssetExecutionContext, factory: Factory) -> Iterato
     """All domains: deduplicated, decontaminated, split into sft, rl and dev, and released as an immutable version."""
     settings = factory.settings.profile.release
     active = factory.active_domains()
+    if waiting := factory.never_labelled():
+        context.log.warning(f"not in the release, since never labelled: {', '.join(waiting)}")
 
     def work(shop: Shop) -> dict[str, Made]:
         lists = lists_at(shop.lake, active, shop.snapshot)

@@ -17,6 +17,7 @@ from rankmill.settings import Settings
 from warehouse.catalog import Place
 from warehouse.intake.registry import Active, Registry
 from warehouse.lake import Lake
+from warehouse.ledger import book
 from warehouse.production import Shop
 
 
@@ -87,8 +88,15 @@ class Factory(dg.ConfigurableResource):
         return None if base is None else f"{base.rstrip('/')}/{path}"
 
     def active_domains(self) -> list[str]:
-        """Domains of the active sources."""
-        return [active.domain for active in self.registry.active()]
+        """Domains of the active sources, but for those that wait to be labelled while others are."""
+        waiting = self.never_labelled()
+        return [active.domain for active in self.registry.active() if active.domain not in waiting]
+
+    def never_labelled(self) -> list[str]:
+        """Active domains that have never come to consistent rankings; none where no other one has either."""
+        active = [active.domain for active in self.registry.active()]
+        labelled = {key for asset, key in book(self.lake) if asset == "consistent_rankings"}
+        return [domain for domain in active if domain not in labelled] if labelled.intersection(active) else []
 
     def active(self, domain: str) -> Active:
         """The active source of a domain."""
