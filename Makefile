@@ -18,7 +18,7 @@ test: .venv/tested
 # Stages on a Ray cluster of this machine, under a Slurm of one node where it is installed, in pods that are stood in
 # for; and the files of deploy/.
 test-places: .venv/placed
-	$(BIN)/python -m pytest tests/places tests/deploy
+	$(BIN)/python -m pytest -m 'not vllm' tests/places tests/deploy
 
 # Labels a small set with a real model behind a real vLLM, on the CPU; minutes, and gigabytes to install.
 test-vllm: .venv/tested .venv-vllm/installed

@@ -67,9 +67,10 @@ def failure_of(run: "subprocess.Popen[str]") -> str:
 
 def process_of(job: Any) -> psutil.Process | None:
     """The process that does a job, wherever on this machine it was started."""
+    path = str(job.output / "jobs" / f"{job.folder.name}.json")
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if words[1:2] == ["-m"] and words[2].startswith("training.") and words[-1].endswith(f"{job.folder.name}.json"):
+        if words[1:2] == ["-m"] and words[2].startswith("training.") and words[-1] == path:
             return process
     return None
 

@@ -18,6 +18,7 @@ from training.jobs import ModelRef, finished
 pytest.importorskip("ray", reason="ray is not installed: make test-places")
 pytest.importorskip("dagster_ray", reason="dagster-ray is not installed: make test-places")
 
+pytestmark = pytest.mark.clusters
 PORT = 18_265
 ADDRESS = f"http://127.0.0.1:{PORT}"
 NODE = {"object_store_memory": 80 * 2**20}

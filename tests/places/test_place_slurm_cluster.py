@@ -14,6 +14,8 @@ from word_stages import figures, sft_job
 from rankmill.settings import ROOT
 from training.jobs import ModelRef, finished
 
+pytestmark = pytest.mark.clusters
+
 
 @pytest.fixture(scope="module")
 def conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
