@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from ranking.decoding.calls import Call, Reply
 from training.examples import prompt_length, ranking_prompt
 from training.first_token import FirstToken
-from training.generate import Decoding, Writer
+from training.generate import Completion, Decoding, Writer
 from training.readings import read_by_token, read_token, read_written, tokens_read, told
 from training.recipes import Recipe
 from training.seams import Written
@@ -85,9 +85,11 @@ class Words:
     ) -> Iterator[tuple[int, Answered]]:
         """(number, answer) of every call, longest prompts first."""
         for number, written in self.writer.write(prompts, self.how, abandoned):
-            confidence = partial(self.writer.confidence, written)
-            reply = read_written(self.recipe, calls[number], written.text, confidence)
+            reply = read_written(self.recipe, calls[number], written.text, partial(self._confidence, written))
             yield number, Answered(reply, written.text, len(written.prompt_ids), len(written.ids), written.seconds)
+
+    def _confidence(self, written: Completion) -> float:
+        return self.writer.confidence(written)
 
 
 @dataclass
