@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -13,6 +14,9 @@ from assets.places import Place
 from assets.processes import run_jobs
 from assets.production import law, produce
 from assets.resources import Factory
+from assets.tags import unattended
+from flows.nights import night_at
+from inference.budget import BudgetExceeded
 from ranking.prompts import load_template
 from rankmill.settings import ROOT
 from training.jobs import RerankJob, base_model, finished
@@ -45,6 +49,8 @@ def benchmark_runs(
     """Rerankings of the held-out queries by base, SFT and RL, fused ones too, and the first stage beside them."""
     name, chosen = context.partition_key, factory.settings.profile.evaluation
     recipe = factory.settings.recipe(name)
+    asks = chosen.teacher and unattended(context.run.tags)
+    left = factory.allowance(night_at(datetime.now(UTC))) if asks else None
 
     def work(shop: Shop) -> dict[str, Made]:
         qrels = _judged_by_people(shop)
@@ -63,18 +69,23 @@ def benchmark_runs(
         folds = folds_of(queries, spare, chosen.seed)
         may_be_chosen(folds, fusion)
         every = pl.concat([queries, spare])
-        first = evaluation.candidate_texts(every, shop.read_active("candidates"), shop.read_active("passages"))
-        jobs = rerankings.jobs(shop, factory, recipe, first)
-        run_jobs(context, pipes, *(job for job, _ in jobs.values()))
-        reranked = {stage: rerankings.reranked(job, model) for stage, (job, model) in jobs.items()}
+        candidates, passages = shop.read_active("candidates"), shop.read_active("passages")
+        lists = [evaluation.candidate_texts(some, candidates, passages) for some in (queries, spare) if some.height]
+        jobs = rerankings.jobs(shop, factory, recipe, lists)
+        run_jobs(context, pipes, *(job for theirs, _ in jobs.values() for job in theirs))
+        reranked = {stage: rerankings.reranked(theirs, model) for stage, (theirs, model) in jobs.items()}
+        taken: dict[str, float] = {}
+        if chosen.teacher:
+            teacher = rerankings.by_teacher(factory, recipe, lists, left, context.log.info)
+            reranked[evaluation.TEACHER], taken = teacher.reranked, teacher.figures
         judged = qrels.join(every, on=["domain", "qid"], how="semi")
-        retriever = shop.read_active("candidates", ["domain", "retriever"])["retriever"][0]
-        how = rerankings.settings(recipe, retriever)
-        made = evaluation.collect(name, how, first, reranked, judged, folds, fusion)
+        how = rerankings.settings(recipe, candidates["retriever"][0])
+        made = evaluation.collect(name, how, pl.concat(lists), reranked, judged, folds, fusion)
         faulty = int(made.calls["fault"].is_not_null().sum())
-        left = [
+        too_long = [
             (f"{stage}/{row.row_id}", "not_reranked", f"{row.reason}; it keeps the first stage's order")
-            for stage, (job, _) in jobs.items()
+            for stage, (theirs, _) in jobs.items()
+            for job in theirs
             if (result := finished(job))
             for row in result.rows_left_out
         ]
@@ -83,9 +94,10 @@ def benchmark_runs(
             made.sha256,
             queries.height,
             queries.height,
-            rejected("reranking", left),
+            rejected("reranking", too_long),
             {
-                "not_reranked": len(left),
+                "not_reranked": len(too_long),
+                **taken,
                 "splits": dict(queries.select("domain", "split").unique().sort("domain").iter_rows()),
                 "calls": made.calls.height,
                 "malformed_rate": faulty / max(1, made.calls.height),
@@ -106,8 +118,15 @@ def benchmark_runs(
         "probe_positions": chosen.probe_positions,
         "think_twins": chosen.think_twins,
         "rows": 3,
+        **({"teacher": factory.settings.profile.teacher.model} if chosen.teacher else {}),
     }
-    yield from produce(context, factory, Step(("benchmark_runs",), name, identity, work, reads))
+    try:
+        yield from produce(context, factory, Step(("benchmark_runs",), name, identity, work, reads))
+    except BudgetExceeded as stopped:
+        limit = factory.settings.profile.teacher.budget_usd
+        if left is None or (limit is not None and limit <= left.cap_usd):
+            raise
+        raise dg.Failure(f"benchmark_runs {name}: {left.words}", allow_retries=False) from stopped
 
 
 @dg.asset(

@@ -3,14 +3,19 @@
 Deliberately absent: the assets themselves (assets.evaluation).
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from assets.resources import Factory
+from flows.nights import Allowance
+from flows.teacher import TeacherSettings, engine_at
+from inference.progress import Progress
 from ranking.prompts import load_template
-from training.jobs import RerankJob, base_model, finished
+from training.jobs import EndpointRerankJob, RerankJob, base_model, finished, served_model
 from training.recipes import Recipe
 from training.seams import (
     Contract,
@@ -27,11 +32,19 @@ from warehouse.fusing import Fusion, weights_in_words
 from warehouse.models import newest_model
 from warehouse.production import Shop
 
+TAKEN = ("calls", "answers", "cache_hits", "prompt_tokens", "completion_tokens", "usd")
 
-def jobs(shop: Shop, factory: Factory, recipe: Recipe, first: pl.DataFrame) -> dict[str, tuple[RerankJob, str]]:
-    """A reranking job and a model id for each student, by stage; where the profile says so, its twin's beside it."""
+
+def jobs(
+    shop: Shop, factory: Factory, recipe: Recipe, lists: Sequence[pl.DataFrame]
+) -> dict[str, tuple[tuple[RerankJob, ...], str]]:
+    """Reranking jobs and a model id for each student, by stage; where the profile says so, its twin's beside it.
+
+    A job each of `lists`: the reported queries', and those that are spared for a fusion's weight, where it has any. So
+    what is reported is not asked anew because a weight is chosen.
+    """
     settings = factory.settings
-    path, digest = evaluation.keep_candidates(first, settings.home / "work")
+    kept = [evaluation.keep_candidates(one, settings.home / "work") for one in lists]
     base = base_model(recipe)
     students: dict[Any, tuple[Any, str, str]] = {"base": (base, base.sha256, "")}
     for stage in recipe.stages:
@@ -43,22 +56,86 @@ def jobs(shop: Shop, factory: Factory, recipe: Recipe, first: pl.DataFrame) -> d
         ways |= {evaluation.twin_stage(stage, other[0]): (stage, other[1]) for stage in students}
     return {
         name: (
-            RerankJob(
-                recipe=asked,
-                release=students[stage][2],
-                model=students[stage][0],
-                candidates=path,
-                candidates_sha256=digest,
-                student=stage,
-                output=settings.models / recipe.name,
-                cache=settings.models / "base",
-                seed=settings.profile.seed,
-                probe_positions=settings.profile.evaluation.probe_positions,
+            tuple(
+                RerankJob(
+                    recipe=asked,
+                    release=students[stage][2],
+                    model=students[stage][0],
+                    candidates=path,
+                    candidates_sha256=digest,
+                    student=stage,
+                    output=settings.models / recipe.name,
+                    cache=settings.models / "base",
+                    seed=settings.profile.seed,
+                    probe_positions=settings.profile.evaluation.probe_positions,
+                )
+                for path, digest in kept
             ),
             students[stage][1],
         )
         for name, (stage, asked) in ways.items()
     }
+
+
+@dataclass(frozen=True)
+class ByTeacher:
+    """The teacher's reranking, and what it took: money and calls of this run alone, cache hits beside them."""
+
+    reranked: evaluation.Reranked
+    figures: dict[str, float]
+
+
+def by_teacher(
+    factory: Factory, recipe: Recipe, lists: Sequence[pl.DataFrame], left: Allowance | None, tell: Callable[[str], None]
+) -> ByTeacher:
+    """Have the teacher answer the recipe's calls over its endpoint, with the home's store and budget; `lists` as above.
+
+    Raises what training.over_endpoint.rerank_over raises.
+    """
+    from training.over_endpoint import rerank_over
+
+    settings = factory.settings
+    teacher = settings.profile.teacher if left is None else left.bounding(settings.profile.teacher)
+    kept = [evaluation.keep_candidates(one, settings.home / "work") for one in lists]
+    jobs = [
+        EndpointRerankJob(
+            recipe=recipe,
+            release="",
+            model=served_model(teacher.model),
+            candidates=path,
+            candidates_sha256=digest,
+            output=settings.models / recipe.name,
+            cache=settings.models / "base",
+            probe_positions=settings.profile.evaluation.probe_positions,
+        )
+        for path, digest in kept
+    ]
+    taken = Counter[str]()
+    if any(finished(job) is None for job in jobs):
+        with engine_at(teacher, settings.store_path, settings.campaign_home.logs, f"reranking {recipe.name}") as engine:
+            for job in jobs:
+                last: list[Progress] = []
+
+                def watch(progress: Progress, last: list[Progress] = last) -> None:
+                    last[:] = [progress]
+                    tell(f"reranking by {teacher.model}: {progress.line}")
+
+                rerank_over(engine, job, watch)
+                taken.update({name: progress.figures[name] for progress in last for name in TAKEN})
+    figures = {f"teacher_{name}": float(taken[name]) for name in TAKEN}
+    return ByTeacher(_by_endpoint(recipe, teacher, jobs), figures)
+
+
+def _by_endpoint(recipe: Recipe, teacher: TeacherSettings, jobs: Sequence[EndpointRerankJob]) -> evaluation.Reranked:
+    result = finished(jobs[0])
+    assert result is not None  # rerank_over has just seen to it
+    version = ", ".join(" ".join(filter(None, served)) for served in sorted(result.versions.items()))
+    folders = [job.folder for job in jobs]
+    spare = folders[1] if len(folders) > 1 else None
+    name = folders[0].name
+    return evaluation.Reranked(
+        name, teacher.model, folders[0], teacher.behind, version, result.hardware, _asked(recipe), spare
+    )
 
 
 def twin(recipe: Recipe) -> tuple[str, Recipe] | None:
@@ -71,13 +148,15 @@ def twin(recipe: Recipe) -> tuple[str, Recipe] | None:
     return None if found is None else (found[0], recipe.model_copy(update={"contract": found[1]}))
 
 
-def reranked(job: RerankJob, model: str) -> evaluation.Reranked:
-    """What a finished job has left, and what answered it."""
+def reranked(jobs: Sequence[RerankJob], model: str) -> evaluation.Reranked:
+    """What finished jobs of a student have left (see `jobs`), and what answered them."""
+    job, spare = jobs[0], jobs[1].folder if len(jobs) > 1 else None
     result = finished(job)
     assert result is not None  # run_jobs has just seen to it
     version = f"{result.versions['transformers']} on torch {result.versions['torch']}"
     asked = _asked(job.recipe)
-    return evaluation.Reranked(job.folder.name, model, job.folder, "transformers", version, result.hardware, asked)
+    name = job.folder.name
+    return evaluation.Reranked(name, model, job.folder, "transformers", version, result.hardware, asked, spare)
 
 
 def fusion(recipe: Recipe) -> Fusion | None:

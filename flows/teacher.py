@@ -81,6 +81,11 @@ class TeacherSettings(BaseModel):
         return Sampling(self.model, self.temperature, self.top_p, self.max_tokens)
 
     @property
+    def behind(self) -> str:
+        """What answers: the stand-in, a vLLM of one's own, or an endpoint, whose address is nobody's business."""
+        return self.base_url if self.base_url in (STAND_IN, VLLM) else "endpoint"
+
+    @property
     def prices(self) -> Prices:
         """The price table, with this teacher's own price where one is given."""
         table = Prices.load()
@@ -105,6 +110,17 @@ def engine_for(teacher: TeacherSettings, base_url: str, store: ExchangeStore, wh
     if teacher.mode == "batch":
         return BatchEngine(endpoint, store, budget, teacher.prices, teacher.batch, teacher.breaker)
     return Engine(endpoint, store, budget, teacher.prices, teacher.pace, teacher.breaker)
+
+
+@contextmanager
+def engine_at(teacher: TeacherSettings, store: Path, logs: Path, what: str) -> Iterator[Asks]:
+    """An engine that asks this teacher over the exchange store at `store`, for the length of the block.
+
+    It asks live, whatever the teacher's mode: who reranks waits for one answer before the next question.
+    """
+    live = teacher.model_copy(update={"mode": "live"})
+    with ExchangeStore(store) as opened, serving(live, logs / f"vllm {what}.log") as base_url:
+        yield engine_for(live, base_url, opened, what)
 
 
 @contextmanager

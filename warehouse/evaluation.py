@@ -22,6 +22,7 @@ from warehouse.fusing import KEYS, SPARE, WEIGHTS, Fusion, fused
 from warehouse.lake import canonical_sha256, content_sha256
 
 FIRST_STAGE = "bm25"
+TEACHER = "teacher"  # behind its endpoint, asked as a student is
 TWIN = "~"
 TABLES = (
     "rerank_runs",
@@ -115,6 +116,7 @@ class Reranked:
     """A finished reranking: the name of the run, its model's id, and the folder with run.parquet and calls.parquet.
 
     `engine`, its version and `hardware` say what answered; `asked` holds those of `SETTINGS` that are this run's own.
+    `spare` is the folder of queries that were reranked for a fusion's weight alone, where that is one of its own.
     """
 
     run: str
@@ -124,6 +126,7 @@ class Reranked:
     engine_version: str
     hardware: str
     asked: Mapping[str, Any] = field(default_factory=dict)
+    spare: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,8 @@ def collect(
             "hardware": made.hardware,
             **_malformed(answered),
         }
-        run = pl.read_parquet(made.folder / "run.parquet").select(*RUN_COLUMNS, "value")
+        folders = [made.folder, *([made.spare] if made.spare is not None else [])]
+        run = pl.concat([pl.read_parquet(folder / "run.parquet").select(*RUN_COLUMNS, "value") for folder in folders])
         runs.append(_named(run.join(reported, on=KEYS, how="semi"), recipe, stage, names))
         told.append({**how, **names, "stage": stage, "fusion": "none"})
         if fusion is not None:

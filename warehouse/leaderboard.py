@@ -17,9 +17,9 @@ import polars as pl
 
 from ranking.metrics import DEFAULT_MEASURES
 from ranking.statistics import bootstrap_mean, calibration, holm, randomisation_test, win_tie_loss
-from warehouse.evaluation import FIRST_STAGE, Runs, student_of
+from warehouse.evaluation import FIRST_STAGE, TEACHER, Runs, student_of
 
-STAGES = (FIRST_STAGE, "base", "sft", "rl")
+STAGES = (FIRST_STAGE, TEACHER, "base", "sft", "rl")
 HEADLINE = "nDCG@10"
 ALL_DOMAINS = "all"
 KEYS = ["domain", "qid"]

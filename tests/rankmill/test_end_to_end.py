@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = """
 extends: offline
 description: A few queries, one step of everything.
-evaluation: {queries_per_domain: 2, resamples: 200}
+evaluation: {queries_per_domain: 2, resamples: 200, teacher: true}
 recipe:
   objective: {cross_entropy: {batch: 2, max_steps: 1}}
   sampling: {grpo: {prompts: 1, rollouts: 2, batch: 2, updates: 1, max_completion_tokens: 12, max_steps: 1}}
@@ -69,6 +69,22 @@ def query(home: Path, sql: str) -> list[dict]:
     return json.loads(result.stdout)
 
 
+def test_the_teacher_stands_on_the_board_with_what_its_calls_took(home: Path) -> None:
+    calls = query(
+        home,
+        "SELECT model, count(*) AS calls, sum(usd) AS usd, CAST(sum(prompt_tokens) AS BIGINT) AS tokens "
+        "FROM rerank_calls WHERE stage = 'teacher' GROUP BY model",
+    )
+    assert [row["model"] for row in calls] == ["stand-in-teacher"]
+    assert calls[0]["calls"] > 0 and calls[0]["tokens"] > 0 == calls[0]["usd"]
+    told = query(home, "SELECT DISTINCT engine, engine_version, template FROM run_settings WHERE stage = 'teacher'")
+    assert [(row["engine"], row["template"]) for row in told] == [("stand-in", "rank_student")]
+    assert "stand-in-lexical" in told[0]["engine_version"]
+    assert query(home, "SELECT model FROM promotions WHERE model = 'stand-in-teacher'") == []
+    page = (home / "reports" / "leaderboard.html").read_text("utf-8")
+    assert "<code>stand-in-teacher</code>" in page
+
+
 def test_a_killed_label_campaign_goes_on_and_pays_for_nothing_twice(home: Path) -> None:
     assert int((home.parent / "killed_at").read_text("utf-8")) >= 40
     with sqlite3.connect(home / "exchanges.sqlite") as connection:
@@ -91,7 +107,7 @@ def test_every_stage_of_every_domain_stands_on_the_leaderboard(home: Path) -> No
     assert {(row["domain"], row["stage"]) for row in rows} == {
         (domain, stage)
         for domain in ("coding", "complex_qa", "math", "web_search", "all")
-        for stage in ("bm25", "base", "sft", "rl")
+        for stage in ("bm25", "teacher", "base", "sft", "rl")
     }
     for row in rows:
         assert {"recipe", "fused", "nDCG@10", "R@10", "R@100", "RR", "AP", "malformed_rate"} <= row.keys()

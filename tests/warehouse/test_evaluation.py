@@ -193,6 +193,15 @@ def test_a_weight_chosen_on_dev_is_kept_with_its_curve_and_spare_queries_are_not
     set_beforehand = collect("r", SETTINGS, first, {"sft": made}, qrels, folds, Fusion("rrf", 0.5))
     assert set_beforehand.weights.is_empty()
     assert found.sha256 != set_beforehand.sha256
+    # Spared queries may have been reranked by themselves, so that those reported are not asked anew for them.
+    alone = tmp_path / "spare"
+    alone.mkdir()
+    for name in ("run", "calls"):
+        every = pl.read_parquet(tmp_path / f"{name}.parquet")
+        every.filter(qid="3").write_parquet(alone / f"{name}.parquet")
+        every.filter(pl.col("qid") != "3").write_parquet(tmp_path / f"{name}.parquet")
+    apart = collect("r", SETTINGS, first, {"sft": replace(made, spare=alone)}, qrels, folds, Fusion("rrf", None))
+    assert apart.sha256 == found.sha256 and apart.calls.equals(found.calls)
 
 
 def test_windows_asked_both_ways_round_are_kept_where_a_job_asked_so(tmp_path: Path) -> None:

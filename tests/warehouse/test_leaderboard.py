@@ -201,6 +201,17 @@ def test_money_and_cache_stand_there_where_they_are_told_and_are_absent_where_th
     assert (old["usd_per_query"], old["depth_per_query"], old["calls_per_query"]) == (None, None, 2.0)
 
 
+def test_a_teacher_behind_an_endpoint_stands_behind_the_first_stage_with_its_own_bill() -> None:
+    values = {("a", "1"): 0.5}
+    stages = ("sft", "teacher+rrf", "bm25", "teacher", "base")
+    bill = asked([("teacher", "a", "1", 1, ["d1"], None, 100, 10, 1.0)], usd=0.003, cached=16)
+    board = board_of([scores("r", stage, values) for stage in stages], bill)
+    assert board.filter(domain="a")["stage"].to_list() == ["bm25", "teacher", "teacher+rrf", "base", "sft"]
+    costs = [(row_of(board, "a", one)["usd_per_query"], row_of(board, "a", one)["cached_tokens_per_query"])
+             for one in ("teacher", "teacher+rrf", "sft")]  # fmt: skip
+    assert costs == [(0.003, 16), (0.003, 16), (0.0, None)]
+
+
 def test_scores_of_a_pointwise_model_are_held_against_the_judgements() -> None:
     values = {("a", "1"): 0.5, ("b", "1"): 0.5}
     passages = [("a", "d1", 9.0, 2), ("a", "d2", 8.0, 0), ("a", "d3", 1.0, None), ("b", "d1", 2.0, 1)]

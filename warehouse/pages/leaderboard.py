@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from warehouse.benchmarks.boards import Board
-from warehouse.evaluation import FIRST_STAGE, TWIN, Runs, student_of
+from warehouse.evaluation import FIRST_STAGE, TEACHER, TWIN, Runs, student_of
 from warehouse.leaderboard import ALL_DOMAINS, STAGES, in_order, with_measures
 from warehouse.pages import pictures
 from warehouse.pages.comparisons import Bar, Point, bars, pareto, reliability, weights
@@ -128,7 +128,7 @@ def _kind(row: Mapping[str, Any]) -> str:
 def _looked_at(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """The stage whose queries are shown: the champion's, else the last that was trained, as it ranks by itself."""
     stages = [row["stage"] for row in rows if row["champion"] and row["stage"] != FIRST_STAGE]
-    trained = [row["stage"] for row in rows if row["stage"] == student_of(row["stage"]) != FIRST_STAGE]
+    trained = [row["stage"] for row in rows if row["stage"] == student_of(row["stage"]) not in (FIRST_STAGE, TEACHER)]
     found = stages or in_order(trained)
     return found[-1] if found else None
 

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 BLUE, ORANGE, GREY = "#2f6f9f", "#d9822b", "#9aa5b1"
-STAGE_COLOURS = {"bm25": GREY, "base": "#c9b458", "sft": BLUE, "rl": ORANGE}
+STAGE_COLOURS = {"bm25": GREY, "teacher": "#6b4f9e", "base": "#c9b458", "sft": BLUE, "rl": ORANGE}
 
 
 def histogram(values: Sequence[float], threshold: float, label: str) -> bytes:
