@@ -25,8 +25,9 @@ from ranking.retrieval import first_stage
 from ranking.statistics import bootstrap_mean
 from ranking.trec import read_run, write_run
 from rankmill.chosen_model import ChosenModel
-from rankmill.rerank import Progress, rerank_files
+from rankmill.rerank import rerank_files
 from rankmill.rerank_lists import lists_of
+from rankmill.rerank_teacher import rerank_by_teacher
 from rankmill.settings import ROOT, Settings
 from warehouse.benchmarks.boards import HERE, Board, boards_of, unregistered
 from warehouse.benchmarks.folders import ASKED, SEARCHED, read_folder, write_folder
@@ -79,7 +80,7 @@ def measure(
     run: Path | None,
     passage_tokens: int | None,
     resamples: int,
-    watch: Callable[[Progress], None],
+    watch: Callable[[Any], None],
 ) -> list[dict[str, Any]]:
     """The rows of the first stage and, where there is one, of the model's reranking of it; kept in the lake.
 
@@ -101,20 +102,25 @@ def measure(
             }
         )
         student = ChosenModel(chosen.reference, recipe, chosen.names)
-        out = work / f"{recipe.name}-{chosen.reference.sha256[:12]}-{budget}.trec"
+        known_by = chosen.reference.sha256.replace("/", "-").removeprefix("endpoint:")
+        out = work / f"{recipe.name}-{known_by if chosen.is_teacher else known_by[:12]}-{budget}.trec"
         asked = dict(texts.queries.select("qid", "text").iter_rows())
         passages = {docid: titled(title, text) for docid, title, text in texts.passages.iter_rows()}
         lists = lists_of(first, path, (asked, part.folder / ASKED), (passages, part.folder / SEARCHED))
-        summary = rerank_files(settings, student, lists, out, None, True, watch)
+        if chosen.is_teacher:
+            summary = rerank_by_teacher(settings, student, lists, out, watch)
+            engine = {"engine": settings.profile.teacher.behind, "precision": "not told"}
+        else:
+            summary = rerank_files(settings, student, lists, out, None, True, watch)
+            engine = {"engine": f"transformers {metadata.version('transformers')}", "precision": "float32"}
         setting |= {
             "query_reranked": "text", "passage_tokens": budget, "decoding": recipe.decoding.model_dump(mode="json"),
             "temperature": 0, "repeats": 1, "fusion": "none",
             "prompt_sha256": load_template(recipe.contract.template).sha256,
-            "engine": f"transformers {metadata.version('transformers')}", "precision": "float32",
-            "not_reranked": len(summary.refused), "malformed": summary.malformed,
+            **engine, "not_reranked": len(summary.refused), "malformed": summary.malformed,
         }  # fmt: skip
         rate = sum(summary.malformed.values()) / max(1, summary.calls)
-        system = f"{recipe.name}: {chosen.names[0]}"
+        system = f"{recipe.name}: {' '.join(chosen.names) if chosen.is_teacher else chosen.names[0]}"
         rows.append(_row(settings, part, texts, out, system, chosen.reference.sha256, setting, rate, resamples))
     _keep(settings, rows)
     return rows

@@ -1,4 +1,5 @@
-"""Which model `--model` means: the champion, a model of this home, a checkpoint folder, or the untouched base."""
+"""Which model `--model` means: the champion, a model of this home, a checkpoint folder, the untouched base, or the
+profile's teacher behind its endpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,13 +9,14 @@ from typing import Any
 import polars as pl
 
 from rankmill.settings import Settings, SettingsError
-from training.jobs import ModelRef, base_model, weights_sha256
+from training.jobs import ModelRef, base_model, served_model, weights_sha256
 from training.recipes import Recipe
 from warehouse.models import named_models
 from warehouse.promotion import standing
 
 DEFAULT_RECIPE = "reasonrank"
 CHAMPION = "champion"
+TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,19 @@ class ChosenModel:
     recipe: Recipe
     names: tuple[str, ...]
 
+    @property
+    def is_teacher(self) -> bool:
+        """Whether it stands behind the teacher's endpoint, and no weights of it are here."""
+        return self.names[0] == TEACHER
+
 
 def choose_model(settings: Settings, model: str, recipe_name: str | None = None) -> ChosenModel:
     """The model that `model` names; `recipe_name` replaces the recipe that it was trained by. Raises SettingsError."""
     if model == CHAMPION:  # a folder of this name is ./champion
         return _known_model(settings, _champion(settings), recipe_name, (CHAMPION,))
+    if model == TEACHER:  # nor is this one a folder
+        served = settings.profile.teacher.model
+        return ChosenModel(served_model(served), settings.recipe(recipe_name or DEFAULT_RECIPE), (TEACHER, served))
     if Path(model).is_dir():
         recipe = settings.recipe(recipe_name or DEFAULT_RECIPE)
         try:
@@ -49,7 +59,7 @@ def choose_model(settings: Settings, model: str, recipe_name: str | None = None)
     listing = "; ".join(f"{r['model'][:12]} ({r['recipe']}/{r['stage']})" for r in known.iter_rows(named=True))
     raise SettingsError(
         f"there is no model {model!r}. Models of this home: {listing or 'none yet'}; "
-        "or give a checkpoint folder, or `base`."
+        "or give a checkpoint folder, `base`, or `teacher`."
     )
 
 

@@ -16,7 +16,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         help="A model of this home (`champion`, its id, or recipe/stage such as reasonrank/rl), a checkpoint folder, "
-        "or `base`.",
+        "`base`, or `teacher`: the profile's endpoint, within its budget.",
     ),
 ]
 RecipeName = Annotated[
@@ -62,12 +62,17 @@ def rerank(
         chosen = choose_model(settings, model, recipe)
         lists = read_lists(run, queries, passages)
         with Watching(Console(stderr=True)) as watch:
-            summary = rerank_files(settings, chosen, lists, out, batch, exact, watch)
+            if chosen.is_teacher:
+                from rankmill.rerank_teacher import rerank_by_teacher
+
+                summary = rerank_by_teacher(settings, chosen, lists, out, watch)
+            else:
+                summary = rerank_files(settings, chosen, lists, out, batch, exact, watch)
         kept = f", {summary.from_journal} of them kept from before" if summary.from_journal else ""
         rate = 100 * sum(summary.malformed.values()) / max(1, summary.calls)
         typer.echo(
             f"{out}: {summary.queries} queries{kept}, {summary.calls} calls, {rate:.1f} % malformed, "
-            f"{summary.seconds:.1f} s"
+            f"{summary.seconds:.1f} s{bill(summary)}"
         )
         for qid, reason in summary.refused[:5]:
             typer.echo(f"query {qid} keeps the first stage's order: {reason}", err=True)
@@ -118,6 +123,10 @@ def serve(
                 f"(Authorization: Bearer …), or serve on 127.0.0.1."
             )
         chosen = choose_model(settings, model, recipe)
+        if chosen.is_teacher:
+            raise SettingsError(
+                "the teacher is served by its own endpoint. Give a model of this home, or a checkpoint."
+            )
         wanted = chosen.recipe
         if batch is not None:
             wanted = wanted.model_copy(update={"decoding": wanted.decoding.model_copy(update={"batch": batch})})
@@ -147,6 +156,14 @@ def serve(
         asyncio.run(until_stopped())
 
 
+def bill(summary: Any) -> str:
+    """What the answers of an endpoint cost, behind a line; nothing where a model of one's own gave them."""
+    if summary.usd is None:
+        return ""
+    cached = "" if summary.cached_tokens is None else f", {summary.cached_tokens:,} tokens of prompts cached"
+    return f"; the answers cost ${summary.usd:,.4f}{cached}"
+
+
 def _stop_signal() -> Any:
     """An event that SIGINT and SIGTERM set; a second one ends the process at once."""
     import asyncio
@@ -164,7 +181,7 @@ def _stop_signal() -> Any:
 
 
 class Watching:
-    """Shows progress: a bar on a terminal, else a line every few seconds."""
+    """Shows progress, of lists or of an endpoint's answers: a bar on a terminal, else a line every few seconds."""
 
     def __init__(self, console: Any) -> None:
         self.console = console
@@ -182,11 +199,7 @@ class Watching:
             self.status.stop()
 
     def show(self, progress: Any) -> None:
-        text = (
-            f"{progress.done:,} of {progress.total:,} lists, {progress.calls:,} calls, "
-            f"{100 * progress.malformed / max(1, progress.calls):.1f} % malformed, "
-            f"{progress.seconds_a_list:.2f} s a list, about {progress.seconds_left:,.0f} s to go"
-        )
+        text = progress.line
         if self.status is not None:
             self.status.update(text)
         elif time.monotonic() - self.told >= _LINE_S or progress.done == progress.total:

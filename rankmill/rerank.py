@@ -52,10 +52,19 @@ class Progress:
         """Seconds that the rest will take at the pace so far."""
         return self.seconds_a_list * (self.total - self.done)
 
+    @property
+    def line(self) -> str:
+        """The same in one line."""
+        return (
+            f"{self.done:,} of {self.total:,} lists, {self.calls:,} calls, "
+            f"{100 * self.malformed / max(1, self.calls):.1f} % malformed, "
+            f"{self.seconds_a_list:.2f} s a list, about {self.seconds_left:,.0f} s to go"
+        )
+
 
 @dataclass(frozen=True)
 class Summary:
-    """What a finished reranking took; `seconds` is this run's share of it."""
+    """What a finished reranking took; `seconds` is this run's share of it, `usd` the price of an endpoint's answers."""
 
     queries: int
     from_journal: int
@@ -63,6 +72,8 @@ class Summary:
     malformed: dict[str, int]
     refused: tuple[tuple[str, str], ...]
     seconds: float
+    usd: float | None = None
+    cached_tokens: int | None = None
 
 
 def rerank_files(

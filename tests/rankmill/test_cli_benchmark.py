@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,34 @@ def test_what_cannot_be_measured_is_refused_with_what_can(tmp_path: Path) -> Non
     (tmp_path / "bare" / "qrels.tsv").write_text("q 0 d 1\n")
     bare = benchmark(tmp_path, "run", str(tmp_path / "bare"))
     assert (bare.exit_code, "Give a run with --run" in bare.output) == (1, True)
+
+
+def test_the_teacher_is_measured_over_its_endpoint_and_costs_nothing_the_second_time(toy: Path, tmp_path: Path) -> None:
+    profile = tmp_path / "short.yaml"
+    decoders = "{sliding_window: {window: 3, step: 2, top: 6, max_new_tokens: 60}, pointwise_logits: {top: 6}}"
+    profile.write_text(f"extends: offline\ndescription: Short lists.\nrecipe: {{decoding: {decoders}}}\n")
+    words = ("run", str(toy / "small"), "--model", "teacher", "--profile", str(profile), "--json",
+             "--recipe", "reasonrank-direct", "--passage-tokens", "12")  # fmt: skip
+    done = benchmark(tmp_path, *words)
+    assert done.exit_code == 0, done.output
+    first, teacher = json.loads(done.stdout)
+    assert teacher["system"] == "reasonrank-direct: teacher stand-in-teacher"
+    assert teacher["model"] == "endpoint:stand-in-teacher" and teacher["queries"] == QUERIES
+    assert (teacher["setting"]["engine"], teacher["setting"]["malformed"]) == ("stand-in", {})
+    with sqlite3.connect(tmp_path / "exchanges.sqlite") as store:
+        bought = store.execute("SELECT count(*) FROM spend").fetchone()[0]
+    # By files, and by another decoder that reads log-probabilities.
+    out = tmp_path / "again.trec"
+    files = ("--run", str(tmp_path / first["run"]), "--queries", str(toy / "small" / "queries.jsonl"),
+             "--passages", str(toy / "small" / "passages.jsonl"), "--out", str(out))  # fmt: skip
+    asked = ("rerank", "--model", "teacher", "--profile", str(profile), "--home", str(tmp_path), *files)
+    by_words = CliRunner().invoke(app, [*asked, "--recipe", "direct-point"])
+    assert by_words.exit_code == 0, by_words.output
+    assert "0.0 % malformed" in by_words.stdout and "the answers cost $0.0000" in by_words.stdout
+    assert len(out.read_text().splitlines()) == QUERIES * 6
+    again = json.loads(benchmark(tmp_path, *words).stdout)
+    assert again[1]["run_sha256"] == teacher["run_sha256"]
+    with sqlite3.connect(tmp_path / "exchanges.sqlite") as store:
+        assert store.execute("SELECT count(*) FROM spend").fetchone()[0] == bought + QUERIES * 6
+    served = CliRunner().invoke(app, ["serve", "--model", "teacher", "--home", str(tmp_path)])
+    assert served.exit_code == 1 and "served by its own endpoint" in served.output
