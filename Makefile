@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM_PIP := .venv-vllm/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run install test test-places test-vllm lint ui doctor clean
+.PHONY: run install test test-nights test-places test-vllm lint ui doctor clean
 
 run: install
 	$(BIN)/rankmill run
@@ -19,6 +19,10 @@ test: .venv/tested
 # for; and the files of deploy/.
 test-places: .venv/placed
 	$(BIN)/python -m pytest -m 'not vllm' tests/places tests/deploy
+
+# A factory over thirty simulated nights, once undisturbed and once with thirty kills; and one whose clock jumps. Hours.
+test-nights: .venv/tested
+	$(BIN)/python -m pytest -s -m nights tests/nights
 
 # Labels a small set with a real model behind a real vLLM, on the CPU; minutes, and gigabytes to install.
 test-vllm: .venv/tested .venv-vllm/installed
