@@ -1,7 +1,7 @@
 """The training set at a million rows: filters, copies, decontamination and a release into a real lake.
 
-    python perf/warehouse.py [--rows 100000,1000000] [--benchmark-items 20000] [--length 20] [--folder DIR]
-                             [--time-limit 3600] [--json FILE]
+    python perf/warehouse.py [--rows 100000,1000000] [--benchmark-items 20000] [--length 20] [--chain-words 40]
+                             [--passage-words 60] [--folder DIR] [--time-limit 3600] [--json FILE]
     python perf/warehouse.py --only decontamination | near-copies
 
 The lists are made by rule from a Zipf vocabulary: N queries of 30 words, N / 5 passages of 60 words, 20 to a list,
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from made_up import texts
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -45,32 +47,29 @@ from warehouse.curation.sketches import near_pairs  # noqa: E402
 from warehouse.curation.words import normalised  # noqa: E402
 from warehouse.lake import CommitMessage, Lake, opened  # noqa: E402
 
-VOCABULARY = 50_000
-FREQUENT = ("the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on")
 QUERY_WORDS, PASSAGE_WORDS, CHAIN_WORDS = 30, 60, 40
 SHARE = 0.01  # of lists that get each kind of planted fault
 BETWEEN = "split, ids and digests"
 MINUTES, GIBIBYTES, GROWTH, FASTER = 10.0, 8.0, 12.0, 5.0
 
 
-def texts(count: int, length: int, draw: np.random.Generator) -> pl.Series:
-    """`count` texts of `length` words with Zipf's frequencies; a word is two syllables and sometimes a third."""
-    parts = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
-    made_up = [parts[n % 70] + parts[n // 70 % 70] + (parts[n // 4900] if n >= 4900 else "") for n in range(VOCABULARY)]
-    words = pl.Series([*FREQUENT, *made_up[: VOCABULARY - len(FREQUENT)]])
-    made = []
-    for first in range(0, count, 50_000):
-        some = min(50_000, count - first)
-        places = (draw.zipf(1.15, some * length) - 1) % VOCABULARY
-        made.append(words.gather(places).reshape((some, length)).arr.to_list().list.join(" "))
-    return pl.concat(made)
+@dataclass(frozen=True)
+class Size:
+    """How many lists of how many passages, how many benchmark items, and how long the texts are, in words."""
+
+    rows: int
+    length: int
+    items: int
+    passage_words: int
+    chain_words: int
 
 
-def source(rows: int, length: int, items: int, seed: int) -> tuple[Lists, pl.DataFrame, dict[str, set[str]]]:
+def source(size: Size, seed: int) -> tuple[Lists, pl.DataFrame, dict[str, set[str]]]:
     """Lists, benchmark items, and the ranking ids of what was planted, by reason."""
+    rows, length, items = size.rows, size.length, size.items
     draw = np.random.default_rng(seed)
     pool = max(length + 1, rows // 5)
-    queries, passages = texts(rows, QUERY_WORDS, draw), texts(pool, PASSAGE_WORDS, draw)
+    queries, passages = texts(rows, QUERY_WORDS, draw), texts(pool, size.passage_words, draw)
     benchmark = pl.concat([texts(items // 2, QUERY_WORDS, draw), texts(items - items // 2, PASSAGE_WORDS, draw)])
     count = max(1, min(int(rows * SHARE), items // 2))
     chosen = draw.permutation(rows)[: 4 * count].reshape(4, count)
@@ -98,7 +97,7 @@ def source(rows: int, length: int, items: int, seed: int) -> tuple[Lists, pl.Dat
             "qid": pl.Series(["q", "z"]).gather(copied.astype(int)) + ids, "query": queries,
             "final_order": pl.Series(order[:, ::-1].copy()).arr.to_list(),
             "relevant": pl.Series(order[:, :1].copy()).arr.to_list(),
-            "reasoning": texts(rows, CHAIN_WORDS, draw), "exchange_key": "k" + ids,
+            "reasoning": texts(rows, size.chain_words, draw), "exchange_key": "k" + ids,
             "consistency": draw.random(rows), "agreement": draw.random(rows),
         }
     )  # fmt: skip
@@ -137,9 +136,10 @@ def source(rows: int, length: int, items: int, seed: int) -> tuple[Lists, pl.Dat
     return lists, never, {reason: {f"r{n}" for n in places.tolist()} for reason, places in planted.items()}
 
 
-def one_size(rows: int, length: int, items: int, folder: Path) -> dict[str, Any]:
+def one_size(size: Size, folder: Path) -> dict[str, Any]:
     """Seconds and peak memory of each phase, and whether what was planted came back."""
-    lists, never, planted = source(rows, length, items, seed=rows)
+    lists, never, planted = source(size, seed=size.rows)
+    text = sum(int(held.str.len_bytes().sum()) for held in (lists.rows["reasoning"], lists.passages["text"]))
     seconds: dict[str, float] = {}
     processor: dict[str, float] = {}
     peaks = {"source": _peak_since()}
@@ -180,9 +180,10 @@ def one_size(rows: int, length: int, items: int, folder: Path) -> dict[str, Any]
     missed = {reason: len([key for key in keys if fallen.get(key) != reason]) for reason, keys in planted.items()}
     every = set().union(*planted.values())
     return {
-        "rows": rows, "kept": made.rows.height, "seconds": seconds, "processor": processor,
+        "rows": size.rows, "kept": made.rows.height, "seconds": seconds, "processor": processor,
         "total": sum(seconds.values()),
         "peak_gib": max(peaks.values()), "peaks": peaks, "stored_gib": stored / 2**30, "verified": verified,
+        "text_mib": text / 2**20,
         "planted": {reason: len(keys) for reason, keys in planted.items()}, "missed": missed,
         "clean_rejected": len([key for key in fallen if key not in every]),
         "reasons": made.rejections()["reason"].value_counts().rows(),
@@ -224,7 +225,7 @@ def with_sets(training: list[str], benchmark: list[str]) -> set[tuple[int, int]]
             run = words[start : start + NGRAM]
             if len(set(run)) >= DISTINCT:
                 grams.setdefault(" ".join(run), set()).add(number)
-    known, found = set(grams), set()
+    known, found = set(grams), set[tuple[int, int]]()
     for number, text in enumerate(training):
         words = word.findall(text.lower())
         mine = {" ".join(words[start : start + NGRAM]) for start in range(len(words) - NGRAM + 1)}
@@ -286,6 +287,8 @@ def main() -> None:
     parser.add_argument("--rows", default="100000,1000000")
     parser.add_argument("--length", type=int, default=20)
     parser.add_argument("--benchmark-items", type=int, default=20_000)
+    parser.add_argument("--chain-words", type=int, default=CHAIN_WORDS, help="A teacher that reasons writes thousands.")
+    parser.add_argument("--passage-words", type=int, default=PASSAGE_WORDS)
     parser.add_argument("--only", choices=["size", "decontamination", "near-copies"])
     parser.add_argument("--folder", type=Path, default=None, help="Where the lake is made; a real disk.")
     parser.add_argument("--time-limit", type=float, default=3600)
@@ -293,8 +296,9 @@ def main() -> None:
     chosen = parser.parse_args()
     sizes = [int(size) for size in chosen.rows.split(",")]
     if chosen.only == "size":
+        size = Size(sizes[0], chosen.length, chosen.benchmark_items, chosen.passage_words, chosen.chain_words)
         with TemporaryDirectory(dir=chosen.folder) as place:
-            print(json.dumps(one_size(sizes[0], chosen.length, chosen.benchmark_items, Path(place))))
+            print(json.dumps(one_size(size, Path(place))))
         return
     told: dict[str, Any] = {}
     faults = []
@@ -302,17 +306,18 @@ def main() -> None:
         folder = chosen.folder or Path.cwd()
         print(f"{shutil.disk_usage(folder).free / 2**30:.0f} GiB free in {folder}")
         ran = []
-        for size in sizes:
-            call = [sys.executable, __file__, "--only", "size", "--rows", str(size), "--length", str(chosen.length),
-                    "--benchmark-items", str(chosen.benchmark_items), "--folder", str(folder)]  # fmt: skip
+        for rows in sizes:
+            call = [sys.executable, __file__, "--only", "size", "--rows", str(rows), "--length", str(chosen.length),
+                    "--benchmark-items", str(chosen.benchmark_items), "--chain-words", str(chosen.chain_words),
+                    "--passage-words", str(chosen.passage_words), "--folder", str(folder)]  # fmt: skip
             done = subprocess.run(call, stdout=subprocess.PIPE, text=True, timeout=chosen.time_limit, check=True)
             ran.append(json.loads(done.stdout.splitlines()[-1]))
             _show_size(ran[-1])
-            faults += [f"{size:,} lists: {n} {why} missed" for why, n in ran[-1]["missed"].items() if n]
-            faults += [f"{size:,} lists: {ran[-1]['clean_rejected']} clean ones rejected"] * bool(
+            faults += [f"{rows:,} lists: {n} {why} missed" for why, n in ran[-1]["missed"].items() if n]
+            faults += [f"{rows:,} lists: {ran[-1]['clean_rejected']} clean ones rejected"] * bool(
                 ran[-1]["clean_rejected"]
             )
-            faults += [] if ran[-1]["verified"] else [f"{size:,} lists: the release does not hash to its name"]
+            faults += [] if ran[-1]["verified"] else [f"{rows:,} lists: the release does not hash to its name"]
         last, ratio = ran[-1], ran[-1]["total"] / ran[0]["total"]
         print(f"\ngrowth {ratio:.1f}x for {last['rows'] / ran[0]['rows']:.0f}x the lists")
         if last["total"] > MINUTES * 60:
