@@ -9,6 +9,7 @@ same. `server.also` are tokens that are listed whether or not they are among the
 import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,15 +28,18 @@ class ModelServer:
     tells: bool = True
     base_url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
-    _turn: threading.Lock = field(default_factory=threading.Lock)
+    # One thread computes: memory that a thread of its own for each request took stays with that thread's arena.
+    _computes: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     def completion(self, body: dict[str, Any]) -> dict[str, Any]:
         """The answer to a chat completion request."""
+        return self._computes.submit(self._completed, body).result()
+
+    def _completed(self, body: dict[str, Any]) -> dict[str, Any]:
         template = self.tokenizer.apply_chat_template
         prompt = template(body["messages"], add_generation_prompt=True, tokenize=True, return_dict=False)
-        with self._turn:
-            self.asked.append(body)
-            ids, rows = self._written(prompt, body)
+        self.asked.append(body)
+        ids, rows = self._written(prompt, body)
         entries = [
             {**self._shown(token, row), "top_logprobs": self._top(row, body["top_logprobs"])}
             for token, row in zip(ids, rows, strict=True)
@@ -63,7 +67,8 @@ class ModelServer:
         rows = []
         with torch.inference_mode():
             for place in range(body["max_tokens"]):
-                logits = self.model(input_ids=torch.tensor([prompt + ids]), use_cache=False).logits[0, -1]
+                given = torch.tensor([prompt + ids])
+                logits = self.model(input_ids=given, use_cache=False, logits_to_keep=1).logits[0, -1]
                 row = logits.float().log_softmax(dim=-1)
                 if forced is not None and place == len(forced):
                     break
