@@ -86,7 +86,7 @@ def test_the_night_stops_at_its_budget_and_the_next_goes_on_from_there(tmp_path:
     stopped = label(factory, "land", UNATTENDED)
     assert not stopped.success
     told = failure(stopped)
-    assert "mined_judgements land: the budget of the night" in told and "$0.35, is used up" in told
+    assert "land: the budget of the night" in told and "$0.35, is used up" in told
     bought = spent(factory) - 50.0
     assert 0.1 < bought <= 0.35
     assert not label(factory, "land", {ARRIVED: "abc"}).success  # an arrival is paid for by the same night
