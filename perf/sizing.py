@@ -120,9 +120,11 @@ class Model:
         return self.passages_a_domain(queries) * (index + search) / 3_600
 
     def first_stage_gib(self, queries: float) -> float:
-        """Of one domain: the index while it is made, and the hits of all of its queries together."""
-        index = self.growth.further("first-stage", "MiB to index") * self._longer() * self.passages_a_domain(queries)
-        return (index + self.growth.further("search", "MiB to search") * queries / self.home.domains) / 1_024
+        """Of one domain: its texts as a frame and as a list, the index while it is made, and all hits together."""
+        passages = self.passages_a_domain(queries)
+        index = self.growth.further("first-stage", "MiB to index") * self._longer() * passages
+        hits = self.growth.further("search", "MiB to search") * queries / self.home.domains
+        return 2 * passages * self.home.passage_bytes / GIB + (index + hits) / 1_024
 
     def label_gib(self, queries: float) -> float:
         """Of one domain: prompts and answers, as many times over as growth.py saw prompts held."""
@@ -167,9 +169,9 @@ class Model:
     def rl_gpu_h(self, _: float) -> float:
         return self.planned.stages[1].hours * DEVICES
 
-    def again_h(self, queries: float) -> float:
-        """Processor-hours of labelling over stored answers."""
-        return self.growth.further("label", "stored s", "prompt bytes") * self.text(queries) / 3_600
+    def pass_h(self, turn: str, queries: float) -> float:
+        """Processor-hours of labelling over stored answers (`stored`), or where nothing has changed (`unchanged`)."""
+        return self.growth.further("label", f"{turn} s", "prompt bytes") * self.text(queries) / 3_600
 
 
 def words_bytes(words: int) -> float:
@@ -212,6 +214,8 @@ def unit_costs(model: Model) -> list[Sequence[str]]:
         ("BM25, a query over 1,000 passages", growth_of(growth, "first-stage", "search ms a query", "ms"), "G"),
         ("BM25, memory of 1,000 passages", growth_of(growth, "first-stage", "MiB to index", "MiB"), "G"),
         ("BM25, memory of 1,000 queries' hits", growth_of(growth, "search", "MiB to search", "MiB"), "G"),
+        ("lake, a commit of 1,000 exchanges of 9 kB", growth_of(growth, "commit", "s", "s of a processor"), "G"),
+        ("labelling, a further GB of prompts", label_of(growth), "G: label, over stored answers; nothing changed"),
         ("labelling, memory a byte of prompts", f"{model.held():.1f} B", "G: label, over stored answers"),
         ("curation of 100,000 and 1,000,000 short lists", "29.4 s, 1.61 GiB; 302.5 s, 4.17 GiB", "P: warehouse.py"),
         ("curation, a further GiB of chains", curation_of(growth, "chains"), "G"),
@@ -234,6 +238,12 @@ def growth_of(growth: Growth, what: str, name: str, unit: str) -> str:
     sizes = growth.sizes(what)
     over = f"{sizes[0]:,} to {sizes[-1]:,}"
     return f"{1e3 * growth.further(what, name):.3g} {unit}; exponent {growth.exponent(what, name):.2f} over {over}"
+
+
+def label_of(growth: Growth) -> str:
+    """What a further GB of prompts takes."""
+    stored, unchanged = (growth.further("label", f"{turn} s", "prompt bytes") for turn in ("stored", "unchanged"))
+    return f"{1e9 * stored:,.0f} s of a processor; {1e9 * unchanged:,.0f} s"
 
 
 def curation_of(growth: Growth, what: str) -> str:
@@ -265,7 +275,8 @@ def grown(model: Model, gib: float) -> list[tuple[str, Callable[[float], str], s
         ("first stage, GiB a domain", lambda n: big(model.first_stage_gib(n)), "n", "H G"),
         ("labelling, GiB a domain", lambda n: big(model.label_gib(n)), "n", "H G A"),
         (f"domains, for labelling in {gib:g} GiB", lambda n: f"{model.domains(n, gib):,}", "n", "H G A"),
-        ("labelling again over stored answers, processor-hours", lambda n: big(model.again_h(n)), "n", "H G A"),
+        ("labelling over stored answers, processor-hours", lambda n: big(model.pass_h("stored", n)), "n", "H G A"),
+        ("labelling with nothing changed, processor-hours", lambda n: big(model.pass_h("unchanged", n)), "n", "H G A"),
         ("curation and release, hours", lambda n: big(model.curation_h(n)), "n^1.01", "H P G A"),
         ("curation and release, GiB", lambda n: big(model.curation_gib(n)), "n", "H P G A"),
         ("SFT, 7B, GPU-hours", lambda n: big(model.sft_gpu_h(n)), "n", "H A"),
@@ -280,6 +291,8 @@ def ends(model: Model, gib: float) -> list[Sequence[str]]:
         (f"labelling: a domain's prompts in {gib:g} GiB", model.label_gib, gib),
         (f"first stage: a domain in {gib:g} GiB", model.first_stage_gib, gib),
         (f"curation: all lists in {gib:g} GiB", model.curation_gib, gib),
+        (f"rebuild-store: the texts of all exchanges in {gib:g} GiB", lambda n: model.text(n) / GIB, gib),
+        (f"training: the texts of a release in {gib:g} GiB", lambda n: model.rows(n) * model.row_bytes() / GIB, gib),
         (f"labelling in 30 days, {IN_FLIGHT[0]} in flight", lambda n: model.days(n, IN_FLIGHT[0]), 30),
         (f"labelling in 30 days, {IN_FLIGHT[1]} in flight", lambda n: model.days(n, IN_FLIGHT[1]), 30),
         ("store and lake in 1 TB", lambda n: (model.text(n) * model.home.store_ratio + model.lake(n)) / 1e12, 1),
@@ -340,7 +353,7 @@ def main() -> None:
     print(
         f"{home.domains} domains, {home.train:,} training queries, {home.passages:,} passages, {home.calls:,} calls\n"
     )
-    print(table(("unit", "measured or assumed", "rests on"), unit_costs(model)))
+    print(table(("unit", "cost", "rests on"), unit_costs(model)))
     grows = [(what, *(of(n) for n in SIZES), growth, rests) for what, of, growth, rests in grown(model, given.gib)]
     print(table(("training queries", *(f"{n:,}" for n in SIZES), "grows as", "rests on"), grows, right=len(SIZES)))
     print(table(("one machine ends", "training queries"), ends(model, given.gib), right=1))
