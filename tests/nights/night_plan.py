@@ -128,6 +128,7 @@ class Ledger:
         """How many calls these cost."""
         return sum(CALLS["human" if query.domain == HUMAN else "mined"] for query in queries)
 
-    def trainable(self) -> set[tuple[str, str]]:
-        """Domain and qid of every training query that was ever delivered in good order and stands."""
-        return {(d, q.qid) for d, held in self.delivered.items() for q in held.values() if q.split == "train"}
+    def answered(self) -> set[tuple[str, str]]:
+        """Domain and qid of every training query that stands, and that the teacher was asked as it is worded now."""
+        held = [query for queries in self.delivered.values() for query in queries.values()]
+        return {(query.domain, query.qid) for query in held if query in self.asked}

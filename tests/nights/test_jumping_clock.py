@@ -1,4 +1,4 @@
-"""The clock of the whole house jumps over nights, and back: of nights that were missed one is made up for, none twice."""
+"""The clock of a house jumps over nights, and back: of those missed one is made up for, and none is run twice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def test_of_nights_that_a_clock_jumps_over_the_newest_is_made_up_for_and_one_tha
         played = Play(house)
         played.night(0, FIRST)
         played.night(5, MORE)  # five nights later: it asserts that the night went through, and what was bought
-        runs = {run["tags"]["rankmill/night"] for run in house.night(date_of(5)).runs if "rankmill/night" in run["tags"]}
+        runs = {
+            run["tags"]["rankmill/night"] for run in house.night(date_of(5)).runs if "rankmill/night" in run["tags"]
+        }
         assert runs == {date_of(0), date_of(5)}
         before = house.answers()
         played.prepare(MORE, 2)
