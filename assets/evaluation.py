@@ -160,7 +160,7 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
         return {"leaderboard": Made(product, overall_first, drawn, {"report": str(path)}, preview_rows=40)}
 
     settings = {
-        "resamples": chosen.resamples, "seed": chosen.seed, "page": 10,
+        "resamples": chosen.resamples, "seed": chosen.seed, "page": 11,
         "benchmarks": shown_sha256(_benchmarks(factory.lake.read("benchmark_scores"))),
     }  # fmt: skip
     reads = [("benchmark_runs", list(made))]
@@ -216,6 +216,13 @@ def _benchmarks(scores: pl.DataFrame) -> list[Board]:
     return boards_of(scores, registered(ROOT / "benchmarks")) if scores.height else []
 
 
+def _cards(home: Path, models: pl.DataFrame, board: pl.DataFrame) -> dict[str, str]:
+    """The README.md of the checkpoints on a board, by model; one that lies here no more has none."""
+    shown = models.join(board.select("model").unique(), on="model", how="semi").select("model", "path")
+    files = {model: home / path / "README.md" for model, path in shown.iter_rows()}
+    return {model: file.read_text("utf-8") for model, file in files.items() if file.is_file()}
+
+
 def _runs(shop: Shop, recipes: Iterable[str]) -> evaluation.Runs:
     """What was measured of `recipes`."""
     current = pl.col("recipe").is_in(list(recipes))
@@ -233,6 +240,7 @@ def _write_page(
     )
     judges = shop.read_active("rankings", ["domain", "judge"])["judge"].unique().to_list()
     notes = {name: row.figures["settings"] for name, row in made.items()}
-    beside = _benchmarks(shop.read("benchmark_scores"))
-    values = pages.page_values(board, _runs(shop, made), texts, shop.read("models"), notes, judges, champion, beside)
+    beside, models = _benchmarks(shop.read("benchmark_scores")), shop.read("models")
+    cards = _cards(factory.settings.home, models, board)
+    values = pages.page_values(board, _runs(shop, made), texts, models, notes, judges, champion, beside, cards)
     return write_report(factory.settings.reports / "leaderboard.html", "leaderboard.html.j2", values)

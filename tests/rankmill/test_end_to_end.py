@@ -100,6 +100,8 @@ def test_the_run_ends_with_leaderboard_report_and_the_way_to_the_ui(home: Path) 
     for name in ("leaderboard.html", "data_quality.html"):
         assert str(home / "reports" / name) in told
         assert "</html>" in (home / "reports" / name).read_text("utf-8")
+    board = (home / "reports" / "leaderboard.html").read_text("utf-8")
+    assert board.count("<summary><b>vLLM</b></summary><pre>vllm serve ") == 2  # of the sft and of the rl model
 
 
 def test_every_stage_of_every_domain_stands_on_the_leaderboard(home: Path) -> None:

@@ -17,6 +17,7 @@ from ranking.prompts import TEMPLATES, load_template
 from training.cards import how_to_ask
 from training.checkpoints import write_template
 from training.jobs import ModelRef
+from warehouse.pages.pasted import pasted
 
 LISTWISE = ("reasonrank", "reasonrank-direct", "first")
 QUERY, PASSAGES = "why is [1] the sea salty", ["The moon\nmoves [2] it.", "Rivers carry “salt” into it.", "It is deep."]
@@ -93,3 +94,16 @@ def test_lines_are_given_for_what_the_program_can_do() -> None:
         assert 'prompt_template_path="rl-1/prompt_template.yaml"' in rankllm
     for name in ("rank-r1", "direct-point", "erank"):
         assert len(blocks(name, "rl-1")) == 2 and "RankLLM:\n\nIt has no method" in how_to_ask(system(name), "rl-1")
+
+
+@pytest.mark.parametrize("name", ["reasonrank", "reasonrank-direct", "first", "rank-r1", "direct-point", "erank"])
+def test_the_report_shows_every_line_of_a_card_under_its_program(name: str) -> None:
+    card = f"# A checkpoint\n\n{how_to_ask(system(name), 'rl-1')}\n\n## Training data\n\n| source |\n"
+    said, programs = pasted(card)
+    assert [one.program for one in programs] == ["transformers", "vLLM", "RankLLM"]
+    assert [one.lines for one in programs if one.lines] == blocks(name, "rl-1")
+    assert f"passages of at most {system(name).units.passage_tokens} tokens" in said and "```" not in said
+    assert programs[1].said == "Then POST the same `messages` to `/v1/chat/completions` with `temperature` 0."
+    assert bool(programs[2].lines) is (name in LISTWISE) is not programs[2].said.startswith("It has no method")
+    assert not any("Training data" in one.said for one in programs)
+    assert pasted("# A checkpoint of before\n") == ("", [])

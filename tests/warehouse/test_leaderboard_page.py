@@ -211,7 +211,11 @@ def test_the_page_is_one_file_that_marks_the_champion(
             "low": 0.2, "high": 0.3, "malformed_rate": None,
             "setting": {"first_stage": "bm25", "query_retrieved": "text", "depth": 9}}  # fmt: skip
     benchmarks = [Board("Small", known, (ours, *published(known, "Small")))] if champion is None else []
-    values = page_values(board, made, texts, models, {"reasonrank": told}, ["people"], champion, benchmarks)
+    lines = "vLLM:\n\n```sh\nvllm serve <m> --port 1\n```"
+    card = f"## How to ask it\n\nPassages of 9 tokens.\n\n{lines}\n\n## Recipe\n\nmine\n"
+    values = page_values(
+        board, made, texts, models, {"reasonrank": told}, ["people"], champion, benchmarks, {"model-1": card}
+    )
     page = write_report(tmp_path / "board.html", "leaderboard.html.j2", values).read_text("utf-8")
     marked = re.findall(r"★ (bm25|sft)</td>", page)
     assert marked == {"model-1": ["sft"] * 3, None: ["bm25"] * 3, "another-model": []}[champion]
@@ -230,7 +234,14 @@ def test_the_page_is_one_file_that_marks_the_champion(
          "top 100, windows of 20; fusion: none told; a paper"),
         ("", "mine", "here, 4 queries", "bm25 over text, top 9, no reranking"),
     ])  # fmt: skip
+    # Money is drawn where somebody took some, and who told nothing of it is left out.
+    billed = board.with_columns(usd_per_query=pl.when(pl.col("stage") == "sft").then(0.002))
+    charts = page_values(billed, made, texts, models, {"reasonrank": told}, ["people"], champion)["pareto"]
+    assert [chart.count("<circle") for chart in charts] == [2, 2, 1] and "sft: " in charts[2]
+    assert "USD a query" in charts[2] and "USD a query" not in page
     # What models and passages say is text and never markup.
     assert "<b>text</b>" not in page
     assert "&lt;think&gt; turn 2 of" in page
+    assert "<summary><b>vLLM</b></summary><pre>vllm serve &lt;m&gt; --port 1\n</pre>" in page
+    assert "In other programs: Passages of 9 tokens." in page and "rankmill serve --model model-1" in page
     assert page.count("<summary><b>+") == page.count("<summary><b>-") == 10

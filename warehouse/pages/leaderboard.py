@@ -18,12 +18,13 @@ from warehouse.leaderboard import ALL_DOMAINS, STAGES, in_order, with_measures
 from warehouse.pages import pictures
 from warehouse.pages.comparisons import Bar, Point, bars, pareto, reliability, weights
 from warehouse.pages.extremes import Texts, extremes
+from warehouse.pages.pasted import pasted
 from warehouse.pages.published import benchmark_tables
 from warehouse.pages.reports import data_uri
 
 SHOWN = ("recipe", "domain", "stage", "queries", "value", "low", "high", "p_holm", "malformed_rate")
 CURVES = ("loss", "reward", "malformed_rate")
-COSTS = {"tokens_per_query": "tokens a query", "seconds_per_query": "seconds a query"}
+COSTS = {"tokens_per_query": "tokens a query", "seconds_per_query": "seconds a query", "usd_per_query": "USD a query"}
 
 
 def page_values(
@@ -35,10 +36,12 @@ def page_values(
     judges: Sequence[str],
     champion: str | None,
     benchmarks: Sequence[Board] = (),
+    cards: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What leaderboard.html.j2 shows; `settings` are each recipe's for evaluation, `judges` the teachers' names.
 
     `champion` is the id of a model; None: no model stands above the first stage. `benchmarks` were measured here.
+    `cards` are the README.md of checkpoints by the model's id, where there are any.
     """
     rows = with_measures(board)
     for row in rows:
@@ -50,7 +53,11 @@ def page_values(
         "rows": rows,
         "champion": champion,
         "held": next((row for row in rows if row["champion"]), None),
-        "pareto": [pareto(_points(rows, cost, len(recipes) > 1), label) for cost, label in COSTS.items()],
+        "pareto": [
+            pareto(_points(rows, cost, len(recipes) > 1), label)
+            for cost, label in COSTS.items()
+            if cost != "usd_per_query" or any(row[cost] for row in rows)  # without money there is nothing to draw
+        ],
         "bars": [(recipe, _bars([row for row in rows if row["recipe"] == recipe])) for recipe in recipes],
         "calibrated": [
             {**row, **(told := json.loads(row["calibration"])), "picture": reliability(told["bins"], row["stage"])}
@@ -64,7 +71,7 @@ def page_values(
             if (stage := _looked_at([row for row in rows if row["recipe"] == recipe]))
         ],
         "settings": [f"{name}: {_prose(values)}" for name, values in settings.items()],
-        "models": _cards(board, models),
+        "models": _cards(board, models, cards or {}),
         "stand_in": any("stand-in" in judge for judge in judges),
         "calls": _examples(made.calls),
         "benchmarks": benchmark_tables(benchmarks),
@@ -78,11 +85,18 @@ def picture(board: pl.DataFrame) -> bytes:
 
 
 def _points(rows: Sequence[Mapping[str, Any]], cost: str, many: bool) -> list[Point]:
-    """All domains' queries together, a point a recipe and stage; the first stage is the same for every recipe."""
+    """All domains' queries together, a point a recipe and stage; the first stage is the same for every recipe.
+
+    A stage whose cost nobody told is not drawn.
+    """
     points: list[Point] = []
     for row in rows:
         first = row["stage"] == FIRST_STAGE
-        if row["domain"] == ALL_DOMAINS and not (first and any(point.kind == FIRST_STAGE for point in points)):
+        if (
+            row["domain"] == ALL_DOMAINS
+            and row[cost] is not None
+            and not (first and any(point.kind == FIRST_STAGE for point in points))
+        ):
             label = row["stage"] if first or not many else f"{row['recipe']} {row['stage']}"
             points.append(
                 Point(
@@ -133,7 +147,7 @@ def _looked_at(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return found[-1] if found else None
 
 
-def _cards(board: pl.DataFrame, models: pl.DataFrame) -> list[dict[str, Any]]:
+def _cards(board: pl.DataFrame, models: pl.DataFrame, written: Mapping[str, str]) -> list[dict[str, Any]]:
     shown = models.filter(pl.col("model").is_in(board["model"].unique().to_list())).sort("recipe", "created_at")
     known = models.select("weights_sha256", "stage", "model").iter_rows()
     names = {weights: f"{stage} {model[:12]}" for weights, stage, model in known}
@@ -142,7 +156,8 @@ def _cards(board: pl.DataFrame, models: pl.DataFrame) -> list[dict[str, Any]]:
         history = json.loads(row["history"])
         parent = names.get(row["parent"], row["parent"])
         curve = data_uri(pictures.curves(history, CURVES)) if history else ""
-        cards.append({**row, "parent_name": parent, "picture": curve})
+        said, programs = pasted(written.get(row["model"], ""))
+        cards.append({**row, "parent_name": parent, "picture": curve, "asked": said, "programs": programs})
     return cards
 
 
