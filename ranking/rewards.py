@@ -67,12 +67,13 @@ class MultiViewReward:
         _same_length(texts=texts, relevant=relevant, teacher_order=teacher_order)
         orders, faults = parse_answers(texts, [len(order) for order in teacher_order], self.think)
         teacher = padded(teacher_order)
-        good = mask(relevant, (teacher >= 0).sum(axis=1))
+        good = mask(relevant, _lengths(teacher))
         fine = np.array([fault is None for fault in faults], bool)
         teacher[~fine] = -1
+        gains, wanted = _gains(orders, good, self.k), good.sum(axis=1)
         terms = {
-            "ndcg": ndcg(orders, good, self.k),
-            "recall": recall(orders, good, self.k),
+            "ndcg": _ndcg(gains, wanted, self.k),
+            "recall": _recall(gains, wanted),
             "rbo": np.where(fine, rank_biased_overlap(orders, teacher, self.rbo_p), 0.0),
         }
         total = terms["ndcg"] + self.recall_weight * terms["recall"] + self.rbo_weight * terms["rbo"]
@@ -141,15 +142,12 @@ def query_reciprocal_rank(
 
 def ndcg(orders: Ints, relevant: Bools, k: int = 10) -> Floats:
     """NDCG@k of B orders (B, N) against binary relevance by position (B, N); 0 where nothing is relevant."""
-    discount = 1.0 / np.log2(np.arange(2, min(k, relevant.shape[1]) + 2))
-    gains = _gains(orders, relevant, k)
-    ideal = np.append(0.0, np.cumsum(discount))[np.minimum(relevant.sum(axis=1), len(discount))]
-    return _ratio(_sum(gains * discount[: gains.shape[1]]), ideal)
+    return _ndcg(_gains(orders, relevant, k), relevant.sum(axis=1), k)
 
 
 def recall(orders: Ints, relevant: Bools, k: int = 10) -> Floats:
     """Share of the relevant positions (B, N) that stand in the first k of B orders (B, N); 0 where there are none."""
-    return _ratio(_gains(orders, relevant, k).sum(axis=1), relevant.sum(axis=1))
+    return _recall(_gains(orders, relevant, k), relevant.sum(axis=1))
 
 
 def rank_biased_overlap(left: Ints, right: Ints, p: float = 1.0) -> Floats:
@@ -161,7 +159,7 @@ def rank_biased_overlap(left: Ints, right: Ints, p: float = 1.0) -> Floats:
     """
     if not 0.0 < p <= 1.0:
         raise ValueError(f"RBO's persistence p must be in (0, 1], got {p}.")
-    lengths, others = (left >= 0).sum(axis=1), (right >= 0).sum(axis=1)
+    lengths, others = _lengths(left), _lengths(right)
     if (unequal := np.flatnonzero(lengths != others)).size:
         row = unequal[0]
         raise ValueError(f"RBO wants lists of one length, got {lengths[row]} and {others[row]} in row {row}.")
@@ -197,8 +195,9 @@ def padded(rows: Sequence[Sequence[int]]) -> Ints:
 
 def mask(positions: Sequence[Sequence[int]], lengths: Ints) -> Bools:
     """True at each row's positions, shape (B, longest length); ValueError for one outside its row's length."""
-    row = np.repeat(np.arange(len(positions)), np.fromiter(map(len, positions), np.int64, len(positions)))
-    column = np.fromiter(chain.from_iterable(positions), np.int64)
+    marked = np.fromiter(map(len, positions), np.int64, len(positions))
+    row = np.repeat(np.arange(len(positions)), marked)
+    column = np.fromiter(chain.from_iterable(positions), np.int64, len(row))
     if (outside := np.flatnonzero((column < 0) | (column >= lengths[row]))).size:
         at = outside[0]
         raise ValueError(f"Position {column[at]} of row {row[at]} is not within its {lengths[row[at]]} passages.")
@@ -207,14 +206,35 @@ def mask(positions: Sequence[Sequence[int]], lengths: Ints) -> Bools:
     return array
 
 
+def _ndcg(gains: Bools, wanted: Ints, k: int) -> Floats:
+    discount = 1.0 / np.log2(np.arange(2, k + 2))
+    ideal = np.append(0.0, np.cumsum(discount))[np.minimum(wanted, k)]
+    return _ratio(_sum(gains * discount[: gains.shape[1]]), ideal)
+
+
+def _recall(gains: Bools, wanted: Ints) -> Floats:
+    return _ratio(gains.sum(axis=1), wanted)
+
+
 def _gains(orders: Ints, relevant: Bools, k: int) -> Bools:
+    """Whether what stands at each of the first k places of B orders is relevant, (B, k)."""
     top = orders[:, :k]
     return relevant[np.arange(len(top))[:, None], top] & (top >= 0)
 
 
+def _lengths(rows: Ints) -> Ints:
+    """Positions in each of B rows. Most are whole windows, which need no counting."""
+    if rows.shape[1] and (rows[:, -1] >= 0).all():
+        return np.full(len(rows), rows.shape[1])
+    return np.count_nonzero(rows >= 0, axis=1)
+
+
 def _sum(terms: Floats) -> Floats:
-    """Row sums; overwrites the terms. One after the other, so that padding changes no bit, as it does pair by pair."""
-    return np.cumsum(terms, axis=1, out=terms)[:, -1] if terms.shape[1] else np.zeros(len(terms))
+    """Row sums, one column after the other, so that padding changes no bit, as it does pair by pair."""
+    total = np.zeros(len(terms))
+    for column in terms.T:
+        total += column
+    return total
 
 
 def _ratio(parts: NDArray, wholes: NDArray) -> Floats:
