@@ -3,8 +3,9 @@
 A recipe file (`recipes/<name>.yaml`) makes one choice at each of nine seams: units, labels, contract, objective,
 reward, sampling, decoding, fusion and model. Every choice is a name in a registry (`training.seams`) with described
 parameters, so an unknown name or parameter is an error that lists the valid ones, and so is a pair of choices that do
-not work together. `load_recipe(path, overrides)` merges what the profile overrides (a laptop's short lists and few
-steps) over the file; the hash is taken over the merged result.
+not work together. A file may say `extends: other` and hold what differs alone. `load_recipe(path, overrides)` merges
+what the profile overrides (a laptop's short lists and few steps) over the file; the hash is taken over the merged
+result.
 """
 
 import hashlib
@@ -174,16 +175,7 @@ def load_recipe(path: Path, *overrides: Mapping[str, Any]) -> Recipe:
     An override of a seam holds parameters, or names of choices with parameters each, of which that of the recipe's own
     choice counts. Raises RecipeError naming the file, the seam and what would be valid.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        names = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
-        raise RecipeError(f"{path}: no such recipe; recipes in {path.parent}: {names}") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping with the keys name, {', '.join(SEAMS)}")
-    raw.setdefault("name", path.stem)
+    raw = _read(path)
     try:
         for given in overrides:
             raw = merge(raw, _of_the_choices(raw, given))
@@ -191,6 +183,30 @@ def load_recipe(path: Path, *overrides: Mapping[str, Any]) -> Recipe:
     except ValidationError as error:
         faults = "\n".join(f"  {_fault(detail)}" for detail in error.errors())
         raise RecipeError(f"{path} (with the profile's overrides):\n{faults}") from error
+
+
+def _read(path: Path, *extending: Path) -> dict[str, Any]:
+    """A recipe file's mapping over that of the recipe beside it which it extends; `extending` are the files before it.
+
+    Raises RecipeError.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        names = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        wanted = f" (extended by {extending[-1].name})" if extending else ""
+        raise RecipeError(f"{path}: no such recipe{wanted}; recipes in {path.parent}: {names}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping with the keys name, {', '.join(SEAMS)}")
+    raw.setdefault("name", path.stem)
+    if (base := raw.pop("extends", None)) is None:
+        return raw
+    other, files = path.with_name(f"{base}.yaml"), (*extending, path)
+    if other in files:
+        raise RecipeError(f"{path}: extends {base}, and so itself; write out what one of them holds")
+    return merge(_read(other, *files), raw)
 
 
 def _of_the_choices(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,6 +229,6 @@ def _fault(detail: Mapping[str, Any]) -> str:
     if detail["type"] == "missing" and seam in SEAMS:
         return f"{where}: missing; valid names: {', '.join(SEAMS[seam])}"
     if detail["type"] == "extra_forbidden":
-        return f"{where}: unknown; valid seams: name, description, {', '.join(SEAMS)}"
+        return f"{where}: unknown; valid seams: name, description, extends, {', '.join(SEAMS)}"
     said = str(detail["msg"]).removeprefix("Value error, ")
     return f"{where}: {said}" if where else said

@@ -78,6 +78,40 @@ def test_a_missing_file_is_an_error_that_lists_the_recipes() -> None:
         load_recipe(RECIPE.with_name("reasonrnak.yaml"))
 
 
+def test_the_twin_without_a_chain_differs_in_the_contract_and_in_the_room_for_answers_alone() -> None:
+    twin, other = load_recipe(RECIPE.with_name("reasonrank-direct.yaml")), load_recipe(RECIPE)
+    assert (other.contract.think, twin.contract.think) == (True, False) and twin.name == "reasonrank-direct"
+    for seam in sorted(SEAMS.keys() - {"contract"}):
+        mine, theirs = (getattr(recipe, seam).model_dump() for recipe in (twin, other))
+        differing = {name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)}
+        assert differing <= {"max_completion_tokens", "max_new_tokens"}, seam
+    # A switch and no copy: what is changed in one is changed in both.
+    written = yaml.safe_load(RECIPE.with_name("reasonrank-direct.yaml").read_text())
+    assert written.keys() & SEAMS.keys() == {"contract", "sampling", "decoding"}
+
+
+def test_a_recipe_that_extends_another_says_what_differs_and_goes_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "reasonrank.yaml").write_text(RECIPE.read_text())
+    (tmp_path / "quick.yaml").write_text("extends: reasonrank\nobjective: {lr: 1.0e-3}\n")
+    (tmp_path / "quicker.yaml").write_text("extends: quick\ndescription: Two of a kind.\nobjective: {epochs: 1}\n")
+    quicker = load_recipe(tmp_path / "quicker.yaml", {"objective": {"batch": 3}})
+    assert (quicker.name, quicker.description) == ("quicker", "Two of a kind.")
+    assert (quicker.objective.lr, quicker.objective.epochs, quicker.objective.batch) == (1e-3, 1, 3)
+    assert quicker.sha256_of("units", "reward", "sampling") == load_recipe(RECIPE).sha256_of(
+        "units", "reward", "sampling"
+    )
+
+
+def test_a_recipe_that_extends_none_or_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lost.yaml").write_text("extends: reasonrnak\n")
+    with pytest.raises(RecipeError, match=r"reasonrnak\.yaml: no such recipe \(extended by lost\.yaml\); .*: lost"):
+        load_recipe(tmp_path / "lost.yaml")
+    (tmp_path / "one.yaml").write_text("extends: other\n")
+    (tmp_path / "other.yaml").write_text("extends: one\n")
+    with pytest.raises(RecipeError, match=r"other\.yaml: extends one, and so itself"):
+        load_recipe(tmp_path / "one.yaml")
+
+
 def test_batches_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValueError, match="do not divide"):
         Grpo(prompts=3, rollouts=3, updates=2, batch=4)
