@@ -16,16 +16,14 @@ from flows.teacher import TeacherSettings, engine_at
 from inference.progress import Progress
 from ranking.prompts import load_template
 from training.jobs import EndpointRerankJob, RerankJob, base_model, finished, served_model
+from training.readings import highest_score
 from training.recipes import Recipe
 from training.seams import (
     Contract,
     ListwiseDirect,
     ListwiseThink,
     RandomGroups,
-    ScoreThink,
-    TeacherScore,
     WeightedFusion,
-    YesNo,
 )
 from warehouse import evaluation
 from warehouse.fusing import Fusion, weights_in_words
@@ -181,7 +179,7 @@ def settings(recipe: Recipe, first_stage: str) -> dict[str, Any]:
         "temperature": 0,
         "repeats": decoding.repeats if isinstance(decoding, RandomGroups) else 1,
         **_asked(recipe),
-        "highest_score": _highest_score(recipe),
+        "highest_score": highest_score(recipe),
         "recipe_sha256": recipe.sha256,
     }
 
@@ -194,15 +192,6 @@ def _asked(recipe: Recipe) -> dict[str, Any]:
         "template": contract.template,
         "prompt_sha256": load_template(contract.template).sha256,
     }
-
-
-def _highest_score(recipe: Recipe) -> float | None:
-    """The top of the scale on which a pointwise model scores a passage; None where it is asked for orders."""
-    if isinstance(recipe.contract, YesNo):
-        return 1.0
-    if isinstance(recipe.contract, ScoreThink) and isinstance(recipe.labels, TeacherScore):
-        return float(recipe.labels.highest)
-    return None
 
 
 def told(recipe: Recipe, settings: Mapping[str, Any], weights: pl.DataFrame) -> dict[str, Any]:

@@ -52,13 +52,16 @@ class Ranker(Protocol):
 
 
 def ranker_for(recipe: Recipe, model: Any, tokenizer: Any, exact: bool = False) -> Ranker:
-    """The ranker that a recipe's contract asks for; `exact`: see training.ties.
+    """The ranker that a recipe's contract asks for; `exact`: its answers do not depend on the batch.
+
+    Written ones are settled as training.ties says, and what is read off logits is asked a prompt at a time.
 
     Raises SeveralTokensError where the tokenizer has no single token for what the contract reads.
     """
     decoding = recipe.decoding
     if read_by_token(recipe.contract):
-        return Logits(recipe, FirstToken(model, tokenizer, tokens_read(recipe)))
+        # Beside others a prompt's logits move by rounding, and passages of one text would stand as the batch has it.
+        return Logits(recipe, FirstToken(model, tokenizer, tokens_read(recipe)), 1 if exact else decoding.batch)
     assert isinstance(decoding, Written)  # by the contract's `fits`
     how = Decoding(max_new_tokens=decoding.max_new_tokens, batch=decoding.batch, exact=exact)
     return Words(recipe, Writer(model, tokenizer), how)
@@ -98,6 +101,7 @@ class Logits:
 
     recipe: Recipe
     first: FirstToken
+    batch: int
     model: Any = field(init=False)
     tokenizer: Any = field(init=False)
 
@@ -111,7 +115,7 @@ class Logits:
         abandoned: Callable[[int], bool] | None = None,
     ) -> Iterator[tuple[int, Answered]]:
         """(number, answer) of every call, longest prompts first."""
-        for number, read in self.first.read(prompts, self.recipe.decoding.batch):
+        for number, read in self.first.read(prompts, self.batch):
             reply = read_token(self.recipe, calls[number], read.logprobs)
             yield number, Answered(reply, told(read.logprobs), read.prompt_tokens, 0, read.seconds)
 

@@ -23,6 +23,15 @@ def read_by_token(contract: Contract) -> bool:
     return isinstance(contract, Letters | YesNo)
 
 
+def highest_score(recipe: Recipe) -> float | None:
+    """The top of the scale on which a pointwise model scores a passage; None where it is asked for orders."""
+    if isinstance(recipe.contract, YesNo):
+        return 1.0
+    if isinstance(recipe.contract, ScoreThink) and isinstance(recipe.labels, TeacherScore):
+        return float(recipe.labels.highest)
+    return None
+
+
 def tokens_read(recipe: Recipe) -> tuple[str, ...]:
     """The tokens whose probabilities count under such a contract."""
     if isinstance(recipe.contract, YesNo):

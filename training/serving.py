@@ -4,13 +4,15 @@
 
     in   {"id": 7, "query": "…", "documents": ["…", …]}         a list to order; {"cancel": 7} gives it up
     out  {"ready": {…}}                                         once, when the weights are loaded
-         {"id": 7, "order": [2, 0, 1], "calls": 1, "malformed": {"tags": 1}, "input_tokens": …, "output_tokens": …}
+         {"id": 7, "order": [2, 0, 1], "scores": null, "calls": 1, "rounds": 1, "malformed": {"tags": 1},
+          "input_tokens": …, "output_tokens": …, "seconds": …}
          {"id": 7, "refused": "why the model cannot read this list"}
 
 The open calls of all lists are answered together, the oldest lists first, so that lists of many callers share a
 batch; between two batches new lists come in. A malformed answer keeps what can be recovered of the window's order and
-is counted by kind. The process ends with its input, however the other side died. Deliberately absent: HTTP (that is
-inference.server, which knows no torch) and anything on disk.
+is counted by kind. `scores` are a pointwise model's, laid from 0 to 1; `rounds` wait for one another; `seconds` are the
+list's share of its batches. The process ends with its input, however the other side died. Deliberately absent: HTTP
+(that is inference.server, which knows no torch) and anything on disk.
 """
 
 import os
@@ -26,10 +28,11 @@ from typing import Any, BinaryIO, Protocol
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from ranking.decoding.calls import Call, Order, Reply, Steps
+from ranking.decoding.calls import Call, Ranked, Reply, Steps
 from training.host import settle
 from training.jobs import ModelRef
 from training.rankers import Answered, call_prompt, misfit, ranker_for
+from training.readings import highest_score
 from training.recipes import Recipe
 
 Messages = list[dict[str, str]]
@@ -44,7 +47,7 @@ class ServingJob(BaseModel):
     model: ModelRef = Field(description="The weights that are asked.")
     cache: Path = Field(description="Folder of converted base models.")
     top: int | None = Field(None, ge=2, description="Documents of a list that are reranked; null is all of them.")
-    exact: bool = Field(False, description="fp32, and words that do not depend on the batch (training.ties).")
+    exact: bool = Field(False, description="fp32, and answers that do not depend on the batch (training.ties).")
 
     def command(self) -> list[str]:
         """The command that starts the process."""
@@ -76,11 +79,13 @@ class OpenList:
     decoder: Steps
     calls: tuple[Call, ...] = ()
     replies: dict[int, Reply] = field(default_factory=dict)
-    order: Order | None = None
+    made: Ranked | None = None
     asked: int = 0
+    rounds: int = 0
     malformed: Counter[str] = field(default_factory=Counter)
     input_tokens: int = 0
     output_tokens: int = 0
+    seconds: float = 0.0
 
     @property
     def waiting(self) -> list[int]:
@@ -94,31 +99,43 @@ class OpenList:
         self.asked += 1
         self.input_tokens += answer.prompt_tokens
         self.output_tokens += answer.completion_tokens
+        self.seconds += answer.seconds
         self.replies[place] = answer.reply
         if not self.waiting:
             self.advance()
 
     def advance(self) -> None:
-        """Hand the replies to the decoder; afterwards either `calls` are open or `order` is final."""
+        """Hand the replies to the decoder; afterwards either `calls` are open or `made` is final."""
         replies = [self.replies[place] for place in range(len(self.calls))]
         try:
             self.calls = self.decoder.send(replies) if self.calls else next(self.decoder)
             while not self.calls:
                 self.calls = self.decoder.send([])
+            self.rounds += 1
         except StopIteration as finished:
-            self.order = finished.value.order
+            self.made = finished.value
         self.replies = {}
 
-    def line(self) -> dict[str, Any]:
-        """The answer that goes out. Documents that were not looked at follow in the order they came in."""
-        head = self.order or ()
+    def line(self, highest: float | None) -> dict[str, Any]:
+        """The answer that goes out. Documents that were not looked at follow in the order they came in.
+
+        `highest` is the top of the scale that passages are scored on; None: the model gives no scores.
+        """
+        made = self.made or Ranked(())
+        order = [*made.order, *range(len(made.order), len(self.documents))]
+        scores = None
+        if highest is not None and made.scores:  # what was not looked at has the lowest, as in training.rerank
+            scores = [score / highest for score in (*made.scores, *[made.scores[-1]] * (len(order) - len(made.order)))]
         return {
             "id": self.id,
-            "order": [*head, *range(len(head), len(self.documents))],
+            "order": order,
+            "scores": scores,
             "calls": self.asked,
+            "rounds": self.rounds,
             "malformed": dict(self.malformed),
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
+            "seconds": self.seconds,
         }
 
 
@@ -133,6 +150,7 @@ class Scheduler:
         self.answers = answers
         self.emit = emit
         self.cancelled = cancelled
+        self.highest = highest_score(job.recipe)
         self.open: dict[int, OpenList] = {}
 
     def accept(self, message: dict[str, Any]) -> None:
@@ -165,11 +183,11 @@ class Scheduler:
                 self._keep(entry)
 
     def _keep(self, entry: OpenList) -> None:
-        if entry.order is None:
+        if entry.made is None:
             self.open[entry.id] = entry
             return
         self.open.pop(entry.id, None)
-        self.emit(entry.line())
+        self.emit(entry.line(self.highest))
 
     def _forget_cancelled(self) -> None:
         while self.cancelled:

@@ -3,9 +3,11 @@
     ask = read_body(content, limits)              # raises BadBody (400, 422)
     answer = answer_body(ask, ranking, "model")
 
-A listwise model gives an order and no scores, so `relevance_score` says the place alone: 1 for the best of n documents,
-then 1 - 1/n, 1 - 2/n and so on; scores of two requests cannot be compared. What is asked for and not done here is
-named in `meta.warnings`. Absent on purpose: images, chunking, and `rank_fields` other than text, which are refused.
+`relevance_score` is what a pointwise model says of a document, from 0 to 1. A listwise model gives an order and no
+scores, so it says the place alone: 1 for the best of n documents, then 1 - 1/n, 1 - 2/n and so on; such scores of two
+requests cannot be compared, and `meta.scores` is "places" where they are no more than that. What is asked for and not
+done here is named in `meta.warnings`. Absent on purpose: images, chunking, and `rank_fields` other than text, which are
+refused.
 """
 
 from __future__ import annotations
@@ -90,8 +92,9 @@ def answer_body(ask: RerankAsk, ranking: Ranking, model: str, api: str) -> dict[
     """The answer, with the fields of both APIs; `api` is the version in the path."""
     count = len(ask.documents)
     results: list[dict[str, Any]] = []
-    for place, index in enumerate(ranking.order[: ask.top_n]):
-        result: dict[str, Any] = {"index": index, "relevance_score": round(1 - place / count, 6)}
+    scores = ranking.scores or tuple(1 - place / count for place in range(count))
+    for index, score in zip(ranking.order[: ask.top_n], scores, strict=False):
+        result: dict[str, Any] = {"index": index, "relevance_score": round(score, 6)}
         if ask.return_documents:
             result["document"] = {"text": ask.documents[index]}
         results.append(result)
@@ -108,6 +111,7 @@ def answer_body(ask: RerankAsk, ranking: Ranking, model: str, api: str) -> dict[
         "meta": {
             "api_version": {"version": api.removeprefix("v")},
             "tokens": {"input_tokens": ranking.input_tokens, "output_tokens": ranking.output_tokens},
+            "scores": "places" if ranking.scores is None else "model",
             "calls": ranking.calls,
             "malformed": ranking.malformed,
             "warnings": _warnings(ask.not_read, ranking),

@@ -21,6 +21,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -51,13 +52,20 @@ class ListRefused(Exception):
 
 @dataclass(frozen=True)
 class Ranking:
-    """The new order of a list (0-based, best first) and what it took; `malformed` counts unreadable answers by kind."""
+    """The new order of a list (0-based, best first) and what it took; `malformed` counts unreadable answers by kind.
+
+    `scores` go with the order, falling, from 0 to 1; None where the model gives none. `rounds` are calls that waited
+    for one another, `seconds` what the model was kept busy.
+    """
 
     order: tuple[int, ...]
     calls: int
     malformed: dict[str, int]
     input_tokens: int
     output_tokens: int
+    scores: tuple[float, ...] | None = None
+    rounds: int = 0
+    seconds: float = 0.0
 
 
 class RankerProcess:
@@ -189,7 +197,7 @@ def _ranking(message: dict[str, Any], count: int) -> Ranking:
         or any(type(place) is not int for place in order)
         or sorted(order) != [*range(count)]
     ):
-        order = range(count)
+        order, message = range(count), {**message, "scores": None}
         malformed["order"] += 1
     return Ranking(
         order=tuple(order),
@@ -197,4 +205,15 @@ def _ranking(message: dict[str, Any], count: int) -> Ranking:
         malformed=dict(malformed),
         input_tokens=int(message.get("input_tokens", 0)),
         output_tokens=int(message.get("output_tokens", 0)),
+        scores=_scores(message.get("scores"), count),
+        rounds=int(message.get("rounds", 0)),
+        seconds=float(message.get("seconds", 0.0)),
     )
+
+
+def _scores(said: object, count: int) -> tuple[float, ...] | None:
+    """Scores of a list, where they are numbers from 0 to 1 that fall with its order; else none."""
+    if not isinstance(said, list) or len(said) != count or any(type(score) not in (int, float) for score in said):
+        return None
+    falling = all(above >= below for above, below in pairwise([1.0, *said, 0.0]))
+    return tuple(map(float, said)) if falling else None

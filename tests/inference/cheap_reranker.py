@@ -3,7 +3,8 @@
     python cheap_reranker.py [--load SECONDS] [--per-list SECONDS]
 
 A query that begins with one of these words brings out another side of it: `sleep:0.5`, `malformed`, `garbled` (an order
-that is none), `refuse`, `die`, `babble` (a line that is no JSON). What it heard is told when asked for `heard`.
+that is none), `score:JSON` (scores of the list in its order), `refuse`, `die`, `babble` (a line that is no JSON). What
+it heard is told when asked for `heard`.
 Lists are answered in the order they came, one at a time; a cancelled one is not.
 """
 
@@ -66,6 +67,8 @@ while True:
         answer |= {"order": list(range(len(order))), "malformed": {"tags": 1, "list": 1}}
     if mood == "garbled":
         answer |= {"order": [0] * len(order)}
+    if mood == "score":
+        answer |= {"scores": json.loads(value)}
     if mood == "heard":
         secrets = sum(name.endswith(("KEY", "TOKEN")) for name in os.environ)
         answer |= {"calls": len(answered), "input_tokens": len(cancelled), "output_tokens": secrets}

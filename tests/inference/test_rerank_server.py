@@ -40,6 +40,22 @@ def test_documents_come_back_best_first_with_scores_that_fall(server: Served, pa
     assert (body["meta"]["calls"], body["meta"]["malformed"], body["meta"]["warnings"]) == (2, {}, [])
 
 
+@pytest.mark.parametrize(
+    ("said", "scores", "kind"),
+    [
+        ("[0.9,0.9,0.25,0]", [0.9, 0.9, 0.25, 0.0], "model"),
+        *[(bad, [1.0, 0.75, 0.5, 0.25], "places") for bad in ("[0.9,0.5]", "[0.1,0.2,0.3,0.4]", "[7,1,0,0]", '"ab"')],
+        ("[0.9,null,0.2,0.1]", [1.0, 0.75, 0.5, 0.25], "places"),
+    ],
+)
+def test_scores_of_a_model_that_gives_some_are_the_relevance_and_others_are_places(
+    server: Served, said: str, scores: list[float], kind: str
+) -> None:
+    status, body, _ = server.ask(query=f"score:{said} salt sea")
+    assert status == 200 and [result["index"] for result in body["results"]] == BEST_FIRST
+    assert [result["relevance_score"] for result in body["results"]] == scores and body["meta"]["scores"] == kind
+
+
 def test_objects_with_a_text_are_documents_too_and_return_on_request(server: Served) -> None:
     _, body, _ = server.ask(documents=[{"text": text} for text in DOCUMENTS], top_n=2, return_documents=True)
     assert [result["document"] for result in body["results"]] == [{"text": DOCUMENTS[1]}, {"text": DOCUMENTS[3]}]

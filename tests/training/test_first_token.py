@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from training_toys import RECIPE
 
-from ranking.decoding.calls import Reply, Task
+from ranking.decoding.calls import Call, Reply, Task
 from ranking.decoding.desk import Ticket, decode_all
 from ranking.decoding.listwise import sliding_window
 from ranking.decoding.pointwise import pointwise
 from ranking.decoding.replies import LETTERS, read_first_token, read_grade
 from training.first_token import FirstToken, SeveralTokensError
 from training.jobs import ModelRef
+from training.rankers import ranker_for
+from training.recipes import load_recipe
 
 PROMPTS = [[{"role": "user", "content": "Which is best? " + "moon " * length}] for length in (1, 9, 30)]
 
@@ -47,6 +50,31 @@ def test_a_batch_says_what_each_prompt_says_alone(model: Any, tokenizer: Any) ->
     for number, read in alone.items():
         assert together[number].logprobs == pytest.approx(read.logprobs, abs=1e-4)
     assert alone[0].logprobs != alone[2].logprobs
+
+
+def test_exact_answers_are_the_same_to_the_last_bit_whatever_the_batch_and_twins_stay_as_they_were(
+    tokenizer: Any,
+) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **ends)).eval()  # narrow ones do not round
+    # Passages of one text: padding moves their scores by rounding, and any difference would turn them round.
+    prompts = [PROMPTS[number % 3] for number in range(12)]
+    calls = [Call((number,), Task.SCORE) for number in range(12)]
+
+    def scores(batch: int, exact: bool) -> list[float | None]:
+        recipe = load_recipe(RECIPE.with_name("direct-point.yaml"), {"decoding": {"batch": batch}})
+        answers = dict(ranker_for(recipe, model, tokenizer, exact).answer(prompts, calls))
+        return [answers[number].reply.score for number in range(12)]
+
+    alone = scores(12, exact=True)
+    assert all(scores(batch, exact=True) == alone for batch in (1, 5))
+    assert len(set(alone)) == 3 and alone[:3] * 4 == alone
+    assert scores(5, exact=False) != alone
 
 
 def test_what_is_no_single_token_is_refused_by_name(model: Any, tokenizer: Any) -> None:

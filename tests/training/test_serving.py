@@ -50,10 +50,8 @@ class TurnsRound:
         for number, call in enumerate(calls):
             order = " > ".join(f"[{place}]" for place in range(len(call.positions), 0, -1))
             text = self.texts.pop(0) if self.texts else f"<think> x </think> <answer> {order} </answer>"
-            reply = (
-                Reply(call.positions, float(call.positions[0])) if call.task is Task.SCORE else read_order(call, text)
-            )
-            yield number, Answered(reply, text, 10, 3, 0.0)
+            reply = Reply(call.positions, call.positions[0] / 8) if call.task is Task.SCORE else read_order(call, text)
+            yield number, Answered(reply, text, 10, 3, 0.25)
 
 
 def scheduler_of(
@@ -88,8 +86,9 @@ def test_a_long_list_slides_and_only_its_top_is_looked_at() -> None:
     scheduler.work()
     # Windows of three by two: 1 2 3 turned round, then 0 3 in front.
     assert said == [
-        {"id": 1, "order": [3, 0, 2, 1, 4, 5], "calls": 2, "malformed": {}, "input_tokens": 20, "output_tokens": 6}
-    ]
+        {"id": 1, "order": [3, 0, 2, 1, 4, 5], "scores": None, "calls": 2, "rounds": 2, "malformed": {},
+         "input_tokens": 20, "output_tokens": 6, "seconds": 0.5}
+    ]  # fmt: skip
 
 
 def test_a_malformed_answer_keeps_what_it_does_not_say_and_is_counted_by_kind() -> None:
@@ -111,7 +110,16 @@ def test_calls_of_one_list_that_do_not_wait_for_each_other_share_a_batch() -> No
     while scheduler.open:
         scheduler.work()
     assert writer.batches == [4, 2]
-    assert said[0]["order"] == [5, 4, 3, 2, 1, 0] and said[0]["calls"] == 6
+    assert said[0]["order"] == [5, 4, 3, 2, 1, 0] and (said[0]["calls"], said[0]["rounds"]) == (6, 1)
+    assert said[0]["scores"] == [0.625, 0.5, 0.375, 0.25, 0.125, 0.0]
+
+
+def test_a_said_score_is_laid_on_its_scale_and_what_was_not_looked_at_has_the_lowest() -> None:
+    recipe = load_recipe(RECIPE.with_name("erank.yaml"), {"labels": {"highest": 2}})
+    scheduler, said, _ = scheduler_of(TurnsRound(), recipe, top=3)
+    scheduler.accept(asked(1, 5))
+    scheduler.work()
+    assert (said[0]["order"], said[0]["scores"]) == ([2, 1, 0, 3, 4], [0.125, 0.0625, 0.0, 0.0, 0.0])
 
 
 def test_a_single_document_needs_no_call_and_a_list_that_does_not_fit_is_refused() -> None:
