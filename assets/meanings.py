@@ -78,7 +78,7 @@ OF_A_TABLE: Mapping[str, Mapping[str, str]] = {
         "steps": "Optimizer steps taken.",
         "tokens": "Tokens trained on.",
         "seconds": "How long the process ran.",
-        "versions": "Versions of the libraries, and the hardware; JSON.",
+        "versions": "Versions of the code, Python and the libraries, and the hardware; JSON.",
         "history": "Loss, reward and the like, by step; JSON.",
     },
     "rerank_runs": {

@@ -5,9 +5,11 @@ folder loads as it is in transformers, vLLM and (with the template beside it) Ra
 state, which is needed while a stage goes on and no longer (training.survival).
 """
 
+import hashlib
 import platform
 import time
 from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from training.jobs import LeftOut, RlJob, SftJob, TrainResult
 from training.recipes import Recipe
 from training.student import arithmetic, best_device, save_student
 
+ROOT = Path(__file__).resolve().parents[1]
+# The rooms whose code decides what comes out of a training process.
+CODE = ("training", "ranking")
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "safetensors")
 
 
@@ -43,8 +48,22 @@ def require(row_ids: Sequence[str], left_out: Sequence[LeftOut], path: Path, spl
 
 
 def versions() -> dict[str, str]:
+    """Versions of this code, of Python and of the libraries that decide what comes out."""
+    return {"rankmill": code_version(), **libraries()}
+
+
+def libraries() -> dict[str, str]:
     """Versions of Python and of the libraries that decide what comes out."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
+
+
+@cache
+def code_version() -> str:
+    """The installed version with a digest of the code that runs: `0.1.0+1a2b3c4d5e6f`."""
+    digest = hashlib.sha256()
+    for path in sorted(path for room in CODE for path in (ROOT / room).rglob("*") if path.suffix in {".py", ".yaml"}):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"{metadata.version('rankmill')}+{digest.hexdigest()[:12]}"
 
 
 def hardware(dtype: str) -> str:

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints import versions
+from training.checkpoints import libraries
 from training.jobs import TrainJob, sync
 from training.ranks import first, same, wait
 from training.reporting import Reporter
@@ -108,7 +108,7 @@ class Keeper:
         if (newest := self.newest) is None:
             return None
         memory, step = json.loads((newest / MEMORY).read_text(encoding="utf-8")), _step(newest)
-        if memory["versions"] != versions():
+        if memory["versions"] != libraries():
             reporter.note(f"{self.job.stage}: step {step} was kept by other library versions; beginning anew")
             wait()
             if first():
@@ -192,7 +192,7 @@ class Keeper:
         (made / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody reads
         save_file(self._epoch | ({"generator": generator.get_state()} if generator is not None else {}), made / ORDER)
         memory = {
-            "versions": versions(),
+            "versions": libraries(),
             "went_on_at": self.went_on_at,
             "members": states,
         }

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from training_toys import RECIPE, SMALL, Lines, row
 
 from ranking.parsing import format_order
 from training import rerank, rl, sft
-from training.checkpoints import TrainingDataError, read_rows
+from training.checkpoints import TrainingDataError, code_version, read_rows
 from training.jobs import ModelRef, RerankJob, RlJob, SftJob, finished
 from training.recipes import Recipe, load_recipe, merge
+from warehouse.models import model_row
 
 
 def sft_job(recipe: Recipe, rows: Path, model: ModelRef, output: Path, **changes: Any) -> SftJob:
@@ -54,7 +56,19 @@ def test_a_checkpoint_is_fp32_safetensors_with_tokenizer_template_and_card(train
     assert yaml.safe_load((trained.folder / "prompt_template.yaml").read_text())["method"] == "singleturn_listwise"
     card = (trained.folder / "README.md").read_text()
     facts = ["toy", trained.recipe.sha256, result.weights_sha256, "| seed | 1 |", "CC0-1.0", result.versions["trl"]]
-    assert all(fact in card for fact in facts)
+    assert all(fact in card for fact in [*facts, f"| rankmill version | {code_version()} |"])
+
+
+def test_a_row_of_models_says_what_a_checkpoint_was_made_from_by_what_and_at_what_cost(trained: SftJob) -> None:
+    result = finished(trained)
+    assert result is not None
+    made = model_row(result.model_dump(mode="json"), recipe=trained.recipe.name, path="models/x")
+    assert (made["release"], made["recipe_sha256"], made["seed"]) == ("toy", trained.recipe.sha256, 1)
+    assert made["parent"] == trained.model.sha256 and made["tokens"] == result.tokens > 0 < made["seconds"]
+    by = json.loads(made["versions"])
+    assert by["hardware"].endswith(("float32", "bfloat16"))
+    assert re.fullmatch(r"\d+\.\d+\.\d+\+[0-9a-f]{12}", by["rankmill"])
+    assert {"python", "torch", "transformers", "trl", "peft", "accelerate"} < by.keys()
 
 
 def test_the_loss_is_taken_on_the_completion_only(
