@@ -20,6 +20,7 @@ from typing import Any
 
 from ranking.parsing import Fault
 from ranking.rewards import MultiViewReward, RewardBatch, exact_label, query_reciprocal_rank
+from training.checkpoints import TrainingDataError
 from training.curves import Tally
 from training.examples import RankingExample, rl_prompts
 from training.faults import TrainingStopped
@@ -62,8 +63,17 @@ def run(job: RlJob, reporter: Reporter) -> TrainResult:
 
 
 def _prepare(job: RlJob, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> tuple[Data, Callable[[Bench], Any]]:
-    """The prompts of the recipe, and what makes its trainer."""
+    """The prompts of the recipe, and what makes its trainer.
+
+    Raises TrainingDataError where there are some, and fewer than are drawn together: TRL makes no step of those.
+    """
     examples, left_out = rl_prompts(rows, job.recipe, tokenizer, job.seed)
+    if 0 < len(examples) < (wanted := job.recipe.grpo.prompts):
+        raise TrainingDataError(
+            f"{job.rows}: {len(examples)} prompts fit the recipe ({len(left_out)} rl rows left out), and "
+            f"sampling.prompts draws {wanted} together, so that no step could be made. Lower sampling.prompts (and "
+            f"sampling.batch with it) in the recipe or the profile, or materialize training_set with more rows."
+        )
     return Data.of(examples, left_out), partial(_trainer, job, _in_groups(examples, job))
 
 
