@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets import alerts, watchman
+from assets import alerts, following, watchman
 from assets.arrivals import arrivals
 from assets.jobs import label_domain, rank_models, release_training_set, train_and_evaluate
 from assets.resources import Factory
@@ -81,6 +81,7 @@ sensors = [
     arrivals,
     *alerts.sensors,
     *watchman.sensors,
+    following.sensor,
     _follows(label_domain, release_training_set),
     _follows(release_training_set, train_and_evaluate),
     _follows(train_and_evaluate, rank_models),

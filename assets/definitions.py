@@ -6,6 +6,7 @@ from assets import automation, curation, evaluation, labels, sources, training
 from assets.checks import checks
 from assets.console import console
 from assets.described import described
+from assets.following import following
 from assets.jobs import jobs
 from assets.places import Processes
 from assets.resources import Factory
@@ -14,7 +15,8 @@ from rankmill.settings import Settings
 settings = Settings.load()
 owners = settings.profile_that_buys_nothing.owners
 loaded = dg.load_assets_from_modules([sources, labels, curation, training, evaluation])
-assets = dg.map_asset_specs(described(owners), [each for each in loaded if isinstance(each, dg.AssetsDefinition)])
+written = [each for each in loaded if isinstance(each, dg.AssetsDefinition)]
+assets = dg.map_asset_specs(following, dg.map_asset_specs(described(owners), written))
 
 # A process a step, forked from one that has this module: pools are honoured, and a step starts in a second.
 executor = dg.multiprocess_executor.configured(

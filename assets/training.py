@@ -23,8 +23,10 @@ from warehouse.models import left_out_rows, model_row, model_rows, newest_model
 from warehouse.pages import pictures
 from warehouse.production import Made, Shop, Step, own
 
-CURVES = ("loss", "dev_ndcg", "reward", "ndcg", "recall", "rbo", "malformed_rate", "kl")
-DRAWN = (*CURVES, "completion_tokens", "tokens_per_second", "padding", "memory_gb")
+# What a stage tells, those of the rewards' terms that its recipe has among them.
+TERMS = ("ndcg", "recall", "rbo", "exact", "reciprocal_rank")
+CURVES = ("loss", "dev_ndcg", "reward", *TERMS, "malformed_rate", "kl", "entropy")
+DRAWN = (*CURVES, "groups_without_variance", "completion_tokens", "tokens_per_second", "padding", "memory_gb")
 
 
 @dg.asset(
