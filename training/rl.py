@@ -32,15 +32,10 @@ from training.reporting import Reporter, open_reporter
 from training.seams import ExactLabel, MultiView, PairUnits, QueryReciprocalRank, TeacherScore
 from training.stages import Bench, Data, carry_out, common, lora
 
-# Names of TRL's log entries, and what they are called here.
+# Names of TRL's log entries, and what they are called here; the terms of the recipe's reward stand beside them.
 METRICS = {
     "reward": "reward",
     "reward_std": "reward_std",
-    "ndcg": "ndcg",
-    "recall": "recall",
-    "rbo": "rbo",
-    "exact": "exact",
-    "reciprocal_rank": "reciprocal_rank",
     "malformed_rate": "malformed_rate",
     "malformed_tags": "malformed_tags",
     "malformed_list": "malformed_list",
@@ -59,7 +54,12 @@ METRICS = {
 
 def run(job: RlJob, reporter: Reporter) -> TrainResult:
     """Do the job, or return its stored result. Raises TrainingDataError and TrainingStopped."""
-    return carry_out(job, METRICS, _prepare, reporter)
+    return carry_out(job, metrics(job.recipe), _prepare, reporter)
+
+
+def metrics(recipe: Recipe) -> dict[str, str]:
+    """METRICS with the terms of a recipe's reward, which a batch of no rollouts tells."""
+    return METRICS | {term: term for term in _judge(recipe)([], [], [], []).terms}
 
 
 def _prepare(job: RlJob, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> tuple[Data, Callable[[Bench], Any]]:

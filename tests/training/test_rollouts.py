@@ -62,7 +62,7 @@ def judged(job: RlJob) -> list[list[str]]:
 
         return data, watched
 
-    result = carry_out(job, rl.METRICS, prepare, Lines())
+    result = carry_out(job, rl.metrics(job.recipe), prepare, Lines())
     # The low-variance estimator is never below zero.
     assert all(entry["kl"] >= 0.0 for entry in result.history)
     return together

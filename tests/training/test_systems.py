@@ -40,6 +40,16 @@ TINY = {
 }
 
 
+# What reinforcement tells at each step, and the terms of each reward beside it.
+TOLD = {"loss", "reward", "kl", "entropy", "malformed_rate", "groups_without_variance", "completion_tokens"}
+TOLD |= {"tokens_per_second", "padding", "memory_gb"}
+TERMS = {
+    "multi_view": {"ndcg", "recall", "rbo"},
+    "exact_label": {"exact"},
+    "query_reciprocal_rank": {"reciprocal_rank"},
+}
+
+
 def system(name: str, **changes: Any) -> Recipe:
     return load_recipe(RECIPE.with_name(f"{name}.yaml"), TINY, changes)
 
@@ -49,40 +59,46 @@ def steps(count: int) -> dict[str, dict[str, dict[str, int]]]:
     return {"objective": {name: {"max_steps": count} for name in names}}
 
 
-@pytest.mark.parametrize("name", [path.stem for path in RECIPES])
-def test_every_system_trains_its_stages_and_ranks(
-    name: str, rows_path: Path, candidates_path: Path, tiny: ModelRef, tmp_path: Path, reporter: Lines
+def trained_and_asked(
+    recipe: Recipe, rows: Path, candidates: Path, model: ModelRef, output: Path, reporter: Lines
 ) -> None:
-    recipe = system(name, **steps(2))
-    model = tiny
-    given = {"recipe": recipe, "release": "toy", "rows": rows_path, "output": tmp_path, "seed": 1}
+    """Train a recipe's stages, and rerank with what comes out."""
+    start = model
+    given = {"recipe": recipe, "release": "toy", "rows": rows, "output": output, "seed": 1}
     if "sft" in recipe.stages:
         trained = sft.run(job := SftJob(model=model, **given), reporter)
         assert trained.steps == 2 and trained.rows_used == 4 and trained.rows_seen and trained.tokens > 0
         model = ModelRef(path=str(job.folder), sha256=trained.weights_sha256)
     if "rl" in recipe.stages:
         trained = rl.run(job := RlJob(model=model, **given), reporter)
-        assert trained.steps == 1 and {"reward", "malformed_rate", "kl"} <= trained.history[0].keys()
+        assert trained.steps == 1 and TOLD | TERMS[recipe.reward.name] <= trained.history[0].keys()
         model = ModelRef(path=str(job.folder), sha256=trained.weights_sha256)
-    assert model != tiny
+    assert model != start
     asked = RerankJob(
         recipe=recipe,
         release="toy",
-        candidates=candidates_path,
+        candidates=candidates,
         candidates_sha256="toy",
         student=recipe.stages[-1],
         model=model,
-        output=tmp_path,
+        output=output,
         seed=1,
     )
     result = rerank.run(asked, reporter)
     run = pl.read_parquet(asked.folder / "run.parquet")
-    first = pl.read_parquet(candidates_path)
+    first = pl.read_parquet(candidates)
     keys = ["domain", "qid", "docid"]
     assert run.select(keys).sort(keys).equals(first.select(keys).sort(keys))
     assert result.queries == 4 and result.calls == pl.read_parquet(asked.folder / "calls.parquet").height > 0
     single = recipe.units.name == "pair"
     assert (run["value"].null_count() == 0) == single or result.malformed_rate == 1.0
+
+
+@pytest.mark.parametrize("name", [path.stem for path in RECIPES])
+def test_every_system_trains_its_stages_and_ranks(
+    name: str, rows_path: Path, candidates_path: Path, tiny: ModelRef, tmp_path: Path, reporter: Lines
+) -> None:
+    trained_and_asked(system(name, **steps(2)), rows_path, candidates_path, tiny, tmp_path, reporter)
 
 
 def eight_rows() -> list[dict[str, Any]]:
@@ -99,7 +115,7 @@ def eight_rows() -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.parametrize("name", ["reasonrank", "reasonrank-direct", "first", "direct-point", "erank"])
+@pytest.mark.parametrize("name", [path.stem for path in RECIPES if "sft" in load_recipe(path).stages])
 def test_eight_rows_are_learned_by_heart_and_answered_exactly(name: str, tmp_path: Path) -> None:
     from ranking.decoding.calls import Call, Task
     from training.rankers import ranker_for
@@ -199,13 +215,23 @@ def test_a_profile_may_give_values_by_choice_and_for_one_recipe() -> None:
     assert (load_recipe(RECIPE, both).decoding.top, load_recipe(RECIPE, both).decoding.batch) == (7, 3)
 
 
-def test_the_recipe_of_the_documentation_is_one(tmp_path: Path) -> None:
+def test_the_recipe_of_the_documentation_trains_and_ranks(
+    rows_path: Path, candidates_path: Path, tiny: ModelRef, tmp_path: Path, reporter: Lines
+) -> None:
     text = (RECIPE.parents[1] / "docs" / "recipes.md").read_text("utf-8")
     (written,) = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith("name:")]
     path = tmp_path / "direct-groups.yaml"
     path.write_text(written)
     recipe = load_recipe(path)
     assert (recipe.stages, recipe.decoding.name, recipe.fusion.name) == (("sft",), "random_groups", "rrf")
+    small = {"decoding": {"size": 3, "repeats": 2, "top": 4, "max_new_tokens": 12, "batch": 4}}
+    trained_and_asked(
+        load_recipe(path, TINY, steps(2), small), rows_path, candidates_path, tiny, tmp_path / "models", reporter
+    )
+
+
+def test_every_choice_is_named_in_the_documentation() -> None:
+    text = (RECIPE.parents[1] / "docs" / "recipes.md").read_text("utf-8")
     named = {
         name
         for names in re.findall(r"^\| `\w+` \|[^|]*\| (.*) \|$", text, re.M)
