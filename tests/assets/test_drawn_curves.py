@@ -1,4 +1,4 @@
-"""What a training stage tells is drawn in the UI: each recipe's terms among it, and nothing under a name of the past."""
+"""What a training stage tells is drawn in the UI, each term of a recipe's reward among it."""
 
 from pathlib import Path
 
