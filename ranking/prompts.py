@@ -28,6 +28,7 @@ KNOWN_PLACEHOLDERS = {
 }
 _BRACKETED_NUMBER = re.compile(r"\[(\d+)\]")
 _WHITE_SPACE = re.compile(r"\s+")
+_WHOLE = re.compile(r"[\t\n\x20-\x25\x27-\x7e]*")  # ASCII without `&` and control characters: nothing to repair
 _BODY_HERE = "{body}"
 
 
@@ -107,7 +108,8 @@ def _pattern(template: str) -> str:
 
 def plain_text(text: str) -> str:
     """Text with broken unicode repaired and `[n]` written as `(n)`, so that no text can pose as a passage number."""
-    return _BRACKETED_NUMBER.sub(r"(\1)", ftfy.fix_text(text)).strip()
+    repaired = text if _WHOLE.fullmatch(text) else ftfy.fix_text(text)  # ftfy takes milliseconds for a page of code
+    return _BRACKETED_NUMBER.sub(r"(\1)", repaired).strip()
 
 
 def passage_text(text: str) -> str:

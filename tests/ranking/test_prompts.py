@@ -6,6 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
+import ftfy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,6 +117,12 @@ def test_whatever_the_texts_hold_the_only_bracketed_numbers_are_the_templates(qu
 def test_broken_unicode_is_repaired() -> None:
     assert plain_text(" l’humanitÃ© [12]\n") == "l'humanité (12)"
     assert passage_text("two\n  lines\tand a tab ") == "two lines and a tab"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(max_codepoint=0x2FF), max_size=40) | st.text("a<&;[1]\n\t\x0c\x1b gt", max_size=40))
+def test_a_text_that_needs_no_repair_is_what_repair_leaves(text: str) -> None:
+    assert plain_text(text) == re.sub(r"\[(\d+)\]", r"(\1)", ftfy.fix_text(text)).strip()
 
 
 def test_a_title_is_put_before_a_text_that_does_not_begin_with_it() -> None:
