@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,7 +19,7 @@ from warehouse.benchmarks.boards import Board, published, unregistered
 from warehouse.benchmarks.registry import Published
 from warehouse.evaluation import FIRST_STAGE, Reranked, collect
 from warehouse.leaderboard import leaderboard
-from warehouse.pages.comparisons import LINE, Bar, Point, bars, front, pareto, reliability, weights
+from warehouse.pages.comparisons import LETTER, LINE, Bar, Point, bars, front, pareto, reliability, weights
 from warehouse.pages.extremes import Texts, extremes
 from warehouse.pages.leaderboard import page_values
 from warehouse.pages.reports import write_report
@@ -66,9 +66,42 @@ def test_a_chart_of_quality_and_cost_keeps_its_points_and_labels_inside_and_apar
     for circle in circles:
         assert 30 <= float(circle.attrib["cx"]) <= 372
         assert 11 <= float(circle.attrib["cy"]) <= tall - 30
-    labels = sorted(float(group.findall("text")[0].attrib["y"]) for group in drawn.iter("g"))
-    assert all(below - above >= LINE - 0.2 for above, below in pairwise(labels))
-    assert labels[0] >= 10 and labels[-1] <= tall - 20
+    labels = sorted(
+        (float(text.attrib["y"]), *_reach(text)) for group in drawn.iter("g") for text in group.iter("text")
+    )
+    assert all(
+        below - above >= LINE - 0.2 or begin >= other_end - 0.2 or other_begin >= end - 0.2
+        for (above, begin, end), (below, other_begin, other_end) in combinations(labels, 2)
+    )
+    assert labels[0][0] >= 10 and labels[-1][0] <= tall - 20
+
+
+def _reach(text: ElementTree.Element) -> tuple[float, float]:
+    """From where to where a label runs."""
+    x, long = float(text.attrib["x"]), LETTER * len(text.text or "")
+    return (x - long, x) if text.attrib["text-anchor"] == "end" else (x, x + long)
+
+
+def test_a_label_stands_at_its_own_mark_where_no_other_is_in_the_way() -> None:
+    """The first stage at the left edge, and a model that left its order as it was: one height, far apart."""
+    bm25, base, sft = (
+        Point(kind, cost, value, 0.2, 0.5, kind)
+        for kind, cost, value in (
+            (
+                "bm25",
+                0,
+                0.34,
+            ),
+            ("base", 656, 0.34),
+            ("sft", 625, 0.318),
+        )
+    )
+    drawn = ElementTree.fromstring(pareto([bm25, base, sft], "tokens"))
+    for group in drawn.iter("g"):
+        mark, text = group.find("circle"), group.find("text")
+        assert mark is not None and text is not None
+        assert float(text.attrib["y"]) - 4 == pytest.approx(float(mark.attrib["cy"]), abs=0.2)
+        assert text.attrib["text-anchor"] == "start"
 
 
 def test_what_costs_more_stands_further_right_and_what_is_better_higher() -> None:

@@ -16,7 +16,9 @@ from typing import Any
 
 from warehouse.pages.charts import svg
 
-LINE = 13  # least distance of two labels
+LINE = 13  # least distance of two labels, one above the other
+LETTER = 6.5  # about the width of a letter of a label
+_GAP = 13  # between a mark and its label
 _LEFT, _RIGHT, _TOP, _FOOT = 34, 8, 12, 34  # margins of a chart with two axes
 
 
@@ -83,18 +85,19 @@ def pareto(points: Sequence[Point], label: str, width: int = 380) -> str:
     parts.append(
         f'<path class="front" d="M{across(best[0].cost):.1f},{up(best[0].value):.1f} {steps} H{right}" fill="none"/>'
     )
-    places = _spread([up(point.value) for point in points], _TOP, foot)
-    for point, place in zip(points, places, strict=True):
+    spans = [_span(across(point.cost), _named(point), right) for point in points]
+    places = _spread([up(point.value) for point in points], spans, _TOP, foot)
+    for point, span, place in zip(points, spans, places, strict=True):
         x, y = across(point.cost), up(point.value)
         told = f"{point.label}: {point.value:.4f} ({point.low:.3f} to {point.high:.3f}) at {_short(point.cost)} {label}"
-        beyond = x > width * 0.55
+        side = -1 if span[0] < x else 1
         parts.append(
             f'<g class="{escape(point.kind)}"><title>{escape(told)}</title>'
             f'<line class="whisker" x1="{x:.1f}" y1="{up(point.low):.1f}" x2="{x:.1f}" y2="{up(point.high):.1f}"/>'
-            f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" x2="{x + (-11 if beyond else 11):.1f}" y2="{place:.1f}"/>'
+            f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" x2="{x + side * (_GAP - 2):.1f}" y2="{place:.1f}"/>'
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{5 if point in best else 3.5}"/>'
-            f'<text class="tick" x="{x + (-13 if beyond else 13):.1f}" y="{place + 4:.1f}"'
-            f' text-anchor="{"end" if beyond else "start"}">{_named(point)}</text></g>'
+            f'<text class="tick" x="{x + side * _GAP:.1f}" y="{place + 4:.1f}"'
+            f' text-anchor="{"start" if side > 0 else "end"}">{_named(point)}</text></g>'
         )
     told = f"nDCG@10 against {label}; not surpassed: {', '.join(point.label for point in best)}"
     return svg("pareto", width, tall, told, parts)
@@ -200,14 +203,26 @@ def _named(row: Point | Bar) -> str:
     return f"★ {escape(row.label)}" if row.champion else escape(row.label)
 
 
-def _spread(places: Sequence[float], top: float, foot: float) -> list[float]:
-    """The places moved downwards, and back where the foot is reached, until labels there do not cover one another."""
+def _span(x: float, label: str, right: float) -> tuple[float, float]:
+    """From where to where the label of a mark at `x` runs: right of it where there is room, else left."""
+    long = LETTER * len(label)
+    return (x + _GAP, x + _GAP + long) if x + _GAP + long <= right else (x - _GAP - long, x - _GAP)
+
+
+def _spread(places: Sequence[float], spans: Sequence[tuple[float, float]], top: float, foot: float) -> list[float]:
+    """The places moved downwards, and back where the foot is reached, until no two labels cover one another.
+
+    Labels side by side may stand at one height, so that a label stays near its own mark.
+    """
     order = sorted(range(len(places)), key=lambda number: places[number])
-    moved = list(places)
-    lowest = top - LINE
-    for number in order:
-        moved[number] = lowest = max(moved[number], lowest + LINE)
-    ceiling = foot + LINE
-    for number in reversed(order):
-        moved[number] = ceiling = min(moved[number], ceiling - LINE)
+    moved = [max(top, place) for place in places]
+    for step, numbers in ((LINE, order), (-LINE, None)):
+        stand: list[int] = []
+        for number in numbers or sorted(order, key=lambda number: -moved[number]):
+            if step < 0:
+                moved[number] = min(moved[number], foot)
+            beside = [o for o in stand if spans[o][0] < spans[number][1] and spans[number][0] < spans[o][1]]
+            while near := [moved[o] for o in beside if abs(moved[o] - moved[number]) < LINE - 1e-6]:
+                moved[number] = (max(near) if step > 0 else min(near)) + step
+            stand.append(number)
     return moved

@@ -162,7 +162,9 @@ def _cards(board: pl.DataFrame, models: pl.DataFrame, written: Mapping[str, str]
 
 
 def _prose(settings: Mapping[str, Any]) -> str:
-    how = ", ".join(f"{name} {value}" for name, value in settings["decoding"].items() if name != "name")
+    how = ", ".join(
+        f"{name} {value}" for name, value in settings["decoding"].items() if name != "name" and value is not None
+    )
     return (
         f"{settings['first_stage']}; {settings['decoding']['name']} ({how}), passages cut to "
         f"{settings['passage_tokens']} tokens, greedy; fusion {settings['fusion']}; prompt template "

@@ -28,7 +28,7 @@ def positions(picked: pl.DataFrame) -> bytes:
     axes.plot(picked["position"], picked["expected"], color=ORANGE, linestyle="--", label="by chance")
     axes.set_xlabel("place of the top pick in the shown list")
     axes.set_ylabel("rankings")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     return _png(figure)
 
 
@@ -64,6 +64,7 @@ def curves(history: Sequence[Mapping[str, float]], names: Sequence[str]) -> byte
         axes.plot(*zip(*points, strict=True), color=BLUE, marker="." if len(points) < 40 else None)
         axes.set_ylabel(name)
         axes.set_xlabel("step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
     return _png(figure)
 
 
