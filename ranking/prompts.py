@@ -48,6 +48,11 @@ class PromptTemplate:
     suffix: str
     sha256: str
 
+    @property
+    def wants_answer(self) -> bool:
+        """Whether the gold answer is shown, as in mining alone."""
+        return "{answer}" in self.prefix + self.suffix
+
     def messages(
         self, query: str, passages: Sequence[str], answer: str | None = None, names: Sequence[str] | None = None
     ) -> list[dict[str, str]]:
@@ -57,10 +62,9 @@ class PromptTemplate:
         Raises TemplateError when the template wants an answer and none is given, or the reverse: a ranking prompt must
         never see the gold answer (METHOD: teacher labels).
         """
-        wants_answer = "{answer}" in self.prefix + self.suffix
-        if wants_answer != (answer is not None):
+        if self.wants_answer != (answer is not None):
             raise TemplateError(
-                f"template {self.name!r} {'needs' if wants_answer else 'must not be shown'} a gold answer. "
+                f"template {self.name!r} {'needs' if self.wants_answer else 'must not be shown'} a gold answer. "
                 f"Use a mining template to show one and a ranking template to hide it."
             )
         fields = {"num": len(passages), "query": plain_text(query), "answer": plain_text(answer or "")}

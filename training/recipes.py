@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
+from ranking.prompts import TEMPLATES, PromptTemplate, load_template
 from training.seams import (
     SEAMS,
     Choice,
@@ -34,6 +35,9 @@ from training.seams import (
     Supervised,
     Units,
 )
+
+# What a prompt shows under each unit, as templates call it (`method`).
+METHODS = {"list": "singleturn_listwise", "set": "singleturn_setwise", "pair": "pointwise"}
 
 
 class RecipeError(ValueError):
@@ -93,6 +97,14 @@ class Recipe(BaseModel):
                     f"{seam}: {chosen} does not work with the contract {self.contract.name}; "
                     f"with it do: {', '.join(fitting)}"
                 )
+        if not _shows(template := load_template(self.contract.template), self.units):
+            fitting = [
+                path.stem for path in sorted(TEMPLATES.glob("*.yaml")) if _shows(load_template(path.stem), self.units)
+            ]
+            raise ValueError(
+                f"contract: the template {template.name} does not show what units: {self.units.name} asks about; with "
+                f"it do: {', '.join(fitting)}, or the path of a .yaml file with the method {METHODS[self.units.name]}"
+            )
         if isinstance(self.reward, NoReward) != isinstance(self.sampling, NoSampling):
             raise ValueError(
                 f"reward {self.reward.name} and sampling {self.sampling.name}: a reinforcement stage wants both, and "
@@ -150,6 +162,11 @@ class Recipe(BaseModel):
     def sha256_of(self, *seams: str) -> str:
         """Hash over some seams: what a stage does not read does not make its work stale."""
         return content_hash({seam: getattr(self, seam).model_dump() for seam in seams})
+
+
+def _shows(template: PromptTemplate, units: Units) -> bool:
+    """Whether a template is for what a unit asks about, and hides the gold answer."""
+    return template.method == METHODS[units.name] and not template.wants_answer
 
 
 def content_hash(value: object) -> str:

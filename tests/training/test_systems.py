@@ -194,6 +194,17 @@ def test_a_group_opens_with_the_relevant_passage_and_a_row_without_others_is_lef
         ("direct-point", {"objective": {"name": "none"}}, r"objective: none does not work .* softmax_cross_entropy"),
         ("rank-r1", {"reward": {"name": "none"}, "sampling": {"name": "none"}}, r"nothing would be trained"),
         ("first", {"units": {"max_passages": 30}}, r"30, and there are 26 letters"),
+        ("reasonrank", {"contract": {"template": "rank_studnet"}}, r"no prompt template at .*one of: .*rank_student,"),
+        (
+            "direct-point",
+            {"contract": {"template": "rank_student"}},
+            r"units: pair asks .*: judge_yes_no, score_student",
+        ),
+        (
+            "first",
+            {"contract": {"template": "mine_positives"}},
+            r"mine_positives .*: rank_letters, .*singleturn_listwise",
+        ),
         ("erank", {"sampling": {"prompts": 4, "batch": 8}}, r"multiple of units.negatives \+ 1 = 3"),
     ],
 )
