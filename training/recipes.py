@@ -98,12 +98,12 @@ class Recipe(BaseModel):
                     f"with it do: {', '.join(fitting)}"
                 )
         if not _shows(template := load_template(self.contract.template), self.units):
-            fitting = [
+            there = [
                 path.stem for path in sorted(TEMPLATES.glob("*.yaml")) if _shows(load_template(path.stem), self.units)
             ]
             raise ValueError(
                 f"contract: the template {template.name} does not show what units: {self.units.name} asks about; with "
-                f"it do: {', '.join(fitting)}, or the path of a .yaml file with the method {METHODS[self.units.name]}"
+                f"it do: {', '.join(there)}, or the path of a .yaml file with the method {METHODS[self.units.name]}"
             )
         if isinstance(self.reward, NoReward) != isinstance(self.sampling, NoSampling):
             raise ValueError(
