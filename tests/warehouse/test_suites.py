@@ -174,6 +174,16 @@ def test_a_sound_lake_meets_every_expectation(history: dict) -> None:
     assert history["sound"].height == expected > 50
 
 
+def test_calls_that_were_never_made_are_not_called_malformed(filled_lake: Path, tmp_path: Path) -> None:
+    shutil.copytree(filled_lake, tmp_path / "lake")
+    lake = Lake.at(tmp_path / "lake")
+    write(lake, {**SOUND, "exchanges": SOUND["exchanges"].clear()})
+    results = examined(lake, release(lake), tmp_path)
+    lake.close()
+    paid = [row for row in results.iter_rows(named=True) if row["suite"] == "exchanges"]
+    assert paid and all(row["passed"] and row["rows"] == 0 for row in paid)
+
+
 @pytest.mark.parametrize(("table", "says", "key"), PLANTED)
 def test_a_planted_fault_is_named_with_its_row_and_a_remedy(history: dict, table: str, says: str, key: str) -> None:
     lost = [f for f in suites.failures(history["faulty"]) if f["suite"] == table and f["says"].startswith(says)]
