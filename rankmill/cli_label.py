@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from flows.plan import Planned
     from flows.resynthesis import Mill
 
+WIDEST = 1_000  # columns of a table, in letters: more than any has
+
 Domains = Annotated[
     list[str] | None, typer.Option("--domain", help="Only this domain. Repeatable. [default: every active one]")
 ]
@@ -140,10 +142,14 @@ def _show(planned: "list[Planned]", as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    # A state that no question is in has no column: what is to be paid has to be read whole.
+    states = [
+        state for state in STATES if state in ("answered", "new") or any(each.states.get(state) for each in planned)
+    ]
     table = Table(box=box.SIMPLE)
     for name in ("domain", "questions"):
         table.add_column(name, no_wrap=True)
-    for name in (*STATES, "calls", "prompt tokens", "answer tokens", "USD", "USD at most", "hours"):
+    for name in (*states, "calls", "prompt tokens", "answer tokens", "USD", "USD at most", "hours"):
         table.add_column(name, justify="right", no_wrap=True)
     total = None
     for each in planned:
@@ -151,13 +157,12 @@ def _show(planned: "list[Planned]", as_json: bool) -> None:
         total = foreseen if total is None else total + foreseen
         mark = " *" if each.provisional else ""
         table.add_row(
-            each.domain, each.purpose + mark, *(str(each.states.get(s, 0)) for s in STATES), *_cells(foreseen)
+            each.domain, each.purpose + mark, *(f"{each.states.get(s, 0):,}" for s in states), *_cells(foreseen)
         )
     if total is not None:
         table.add_section()
-        table.add_row("all", "", *(str(sum(p.states.get(s, 0) for p in planned)) for s in STATES), *_cells(total))
-    console = Console()
-    Console(width=max(console.width, 150)).print(table)
+        table.add_row("all", "", *(f"{sum(p.states.get(s, 0) for p in planned):,}" for s in states), *_cells(total))
+    Console(width=max(Console().width, Console(width=WIDEST).measure(table).maximum)).print(table)
     if total is not None:
         typer.echo(total.line)
     if any(each.provisional for each in planned):

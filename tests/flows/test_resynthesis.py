@@ -204,6 +204,9 @@ def test_the_command_line_estimates_labels_and_resynthesizes_without_dagster(tmp
 
     foreseen = json.loads(rankmill("estimate", "--sources", str(folder), "--json").stdout.splitlines()[0])
     assert foreseen[0]["new"] == foreseen[0]["calls"] > 0 and foreseen[0]["usd_at_most"] == 0
+    table = rankmill("estimate").stdout
+    assert "inconsistent" not in table and "…" not in table
+    assert all(name in table for name in ("answered", "ranking *", "USD at most", "hours", "0.00"))
     told = rankmill("label")
     assert "report: " in told.stdout and "DAGSTER" not in told.stdout
     assert "consistent_rankings" in told.stderr
