@@ -168,6 +168,8 @@ def score(
         ranked, judged = read_run(run), read_qrels(qrels)
         if ranked.join(judged, on="qid", how="semi").is_empty():
             raise TrecFileError(f"no query of {run} is judged in {qrels}. Give the run and the qrels of one query set.")
+        if ranked.join(judged, on=["qid", "docid"], how="semi").is_empty():
+            typer.echo(f"no passage of {run} is judged in {qrels}: are they of one collection?", err=True)
         per_query = evaluate(ranked, judged, names)
         result: dict[str, Any] = {name: float(per_query[name].mean()) for name in names}  # type: ignore[arg-type]
         result["queries"] = per_query.height

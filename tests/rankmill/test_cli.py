@@ -74,6 +74,15 @@ def test_a_broken_run_file_is_an_error_with_file_and_line(tmp_path: Path) -> Non
     assert "Traceback" not in result.output
 
 
+def test_a_run_of_another_collection_is_doubted_when_its_query_ids_are_the_same(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("1 Q0 a 1 2.0 t\n", "utf-8")
+    for judged, doubted in (("b", True), ("a", False)):
+        (tmp_path / "qrels").write_text(f"1 0 {judged} 1\n", "utf-8")
+        result = rankmill("score", "--run", str(tmp_path / "run"), "--qrels", str(tmp_path / "qrels"))
+        assert result.exit_code == 0
+        assert ("no passage of" in result.stderr) == doubted
+
+
 def test_an_unknown_measure_names_those_there_are(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("q1 Q0 a 1 2.0 t\n", "utf-8")
     (tmp_path / "qrels").write_text("q1 0 a 1\n", "utf-8")
