@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rankmill.options import AsJson, Home, ProfileName, environment, plain_errors
+from rankmill.options import AsJson, Home, environment, plain_errors
 
 
 def plan(
@@ -18,12 +18,13 @@ def plan(
     device: Annotated[str, typer.Option("--device", help="Accelerator: a100, h100 or h200.")] = "h100",
     count: Annotated[int, typer.Option("--count", min=1, help="How many of them, everything sharded over all.")] = 8,
     as_json: AsJson = False,
-    profile: ProfileName = None,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="Whose training: gpu, gpu-32b, offline, or a YAML file. [default: gpu]"),
+    ] = None,
     home: Home = None,
 ) -> None:
     """Say what training would take, in tokens, steps, memory of a device and hours, from the release's own rows.
-
-    [default profile: gpu]
 
     Rows and tokens are counted; memory and hours are reckoned from the model's shape (training/planning.py says how).
     """
