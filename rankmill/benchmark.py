@@ -9,31 +9,28 @@ queries of the judgements, as trec_eval has them. Absent on purpose: training on
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from ranking.metrics import evaluate
-from ranking.prompts import load_template, titled
+from ranking.prompts import titled
 from ranking.retrieval import first_stage
-from ranking.statistics import bootstrap_mean
-from ranking.trec import read_run, write_run
-from rankmill.chosen_model import ChosenModel
-from rankmill.rerank import rerank_files
+from ranking.trec import write_run
+from rankmill.benchmark_rows import NO_WEIGHT, asked_how, fused_with, passage_budget, row_of, weight_of
+from rankmill.chosen_model import ChosenModel, tag
 from rankmill.rerank_lists import lists_of
-from rankmill.rerank_teacher import rerank_by_teacher
+from rankmill.reranking import rerank
 from rankmill.settings import ROOT, Settings
-from warehouse.benchmarks.boards import HERE, Board, boards_of, unregistered
+from training.seams import WeightedFusion
+from warehouse.benchmarks.boards import Board, boards_of, unregistered
 from warehouse.benchmarks.folders import ASKED, SEARCHED, read_folder, write_folder
 from warehouse.benchmarks.loading import Texts, load
 from warehouse.benchmarks.registry import Benchmark, BenchmarkError, find, registered
-from warehouse.lake import CommitMessage, Replace, canonical_sha256, now
+from warehouse.lake import CommitMessage, Replace, canonical_sha256
 from warehouse.production import CODE_VERSION
 
 REGISTRY = ROOT / "benchmarks"
@@ -46,6 +43,14 @@ class Part:
     name: str
     benchmark: Benchmark
     folder: Path
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Rows as boards.py describes them, and what is to be said of what they lack."""
+
+    rows: list[dict[str, Any]]
+    notes: list[str]
 
 
 def chosen_part(settings: Settings, name: str, known_as: str | None) -> Part:
@@ -76,15 +81,16 @@ def fetch(benchmark: Benchmark, name: str, folder: Path) -> Texts:
 def measure(
     settings: Settings,
     part: Part,
-    chosen: ChosenModel | None,
+    models: Sequence[ChosenModel],
+    keep: int,
     run: Path | None,
     passage_tokens: int | None,
-    resamples: int,
     watch: Callable[[Any], None],
-) -> list[dict[str, Any]]:
-    """The rows of the first stage and, where there is one, of the model's reranking of it; kept in the lake.
+) -> Measured:
+    """The first stage, the models' reranking of it, and where a recipe says so the two fused; kept in the lake.
 
-    `run` is another first stage than the folder's, or than BM25 where that has none. Raises BenchmarkError.
+    `models` is none, one, or two of a cascade, the second over the first `keep` of what the first makes. `run` is
+    another first stage than the folder's, or than BM25 where that has none. Raises BenchmarkError.
     """
     texts = read_folder(part.folder, part.name, run)
     work = settings.home / "benchmarks" / "runs" / part.name
@@ -92,38 +98,55 @@ def measure(
     path = work / "first_stage.trec"
     write_run(path, first, "first-stage")
     setting: dict[str, Any] = {"first_stage": said, "query_retrieved": _field(texts), "depth": first["rank"].max()}
-    rows = [_row(settings, part, texts, path, f"{said.partition('(')[0]} (first stage)", "", setting, None, resamples)]
-    if chosen is not None:
-        budget = passage_tokens or part.benchmark.passage_tokens
-        recipe = chosen.recipe.model_copy(
-            update={
-                "units": chosen.recipe.units.model_copy(update={"passage_tokens": budget}),
-                "decoding": chosen.recipe.decoding.model_copy(update={"top": part.benchmark.top}),
-            }
-        )
-        student = ChosenModel(chosen.reference, recipe, chosen.names)
-        known_by = chosen.reference.sha256.replace("/", "-").removeprefix("endpoint:")
-        out = work / f"{recipe.name}-{known_by if chosen.is_teacher else known_by[:12]}-{budget}.trec"
-        asked = dict(texts.queries.select("qid", "text").iter_rows())
+    known = (part.name, part.benchmark)
+    base = row_of(settings, known, texts, path, f"{said.partition('(')[0]} (first stage)", setting)
+    rows, notes = [base.row], []
+    if models:
+        asked = [_within(model, part.benchmark, passage_tokens) for model in models]
+        shown = dict(texts.queries.select("qid", "text").iter_rows())
         passages = {docid: titled(title, text) for docid, title, text in texts.passages.iter_rows()}
-        lists = lists_of(first, path, (asked, part.folder / ASKED), (passages, part.folder / SEARCHED))
-        if chosen.is_teacher:
-            summary = rerank_by_teacher(settings, student, lists, out, watch)
-            engine = {"engine": settings.profile.teacher.behind, "precision": "not told"}
-        else:
-            summary = rerank_files(settings, student, lists, out, None, True, watch)
-            engine = {"engine": f"transformers {metadata.version('transformers')}", "precision": "float32"}
-        setting |= {
-            "query_reranked": "text", "passage_tokens": budget, "decoding": recipe.decoding.model_dump(mode="json"),
-            "temperature": 0, "repeats": 1, "fusion": "none",
-            "prompt_sha256": load_template(recipe.contract.template).sha256,
-            **engine, "not_reranked": len(summary.refused), "malformed": summary.malformed,
-        }  # fmt: skip
-        rate = sum(summary.malformed.values()) / max(1, summary.calls)
-        system = f"{recipe.name}: {' '.join(chosen.names) if chosen.is_teacher else chosen.names[0]}"
-        rows.append(_row(settings, part, texts, out, system, chosen.reference.sha256, setting, rate, resamples))
+        lists = lists_of(first, path, (shown, part.folder / ASKED), (passages, part.folder / SEARCHED))
+        made = rerank(settings, asked, keep, lists, None, True, watch)
+        name = "-".join(f"{one.recipe.name}-{one.short}-{passage_budget(one)}" for one in asked).replace("/", "-")
+        out = work / f"{name}{f'-{keep}' if len(asked) > 1 else ''}.trec"
+        write_run(out, made.run, tag(asked))
+        how = {**setting, **asked_how(asked, keep, made)}
+        system = ", then ".join(f"{one.recipe.name}: {one.told}" for one in asked)
+        model = "+".join(one.reference.sha256 for one in asked)
+        rows.append(row_of(settings, known, texts, out, system, how, made, base, model).row)
+        fusion = asked[-1].recipe.fusion
+        if isinstance(fusion, WeightedFusion):
+            weight = weight_of(settings, asked[-1], fusion)
+            if weight is None:
+                notes.append(NO_WEIGHT.format(recipe=asked[-1].recipe.name, model=asked[-1].names[0]))
+            else:
+                both = out.with_name(f"{out.stem}+{fusion.method}={weight:g}.trec")
+                write_run(both, fused_with(made, first, fusion, weight), tag(asked))
+                weighed = {**how, "fusion": f"{fusion.method}, {weight:g} of it the model's"}
+                fused = f"{system} + {fusion.method}"
+                rows.append(row_of(settings, known, texts, both, fused, weighed, made, base, model).row)
+        if made.refused:
+            notes.append(
+                f"{len(made.refused)} lists are too long for {system} and keep the first stage's order; "
+                "--passage-tokens shortens them"
+            )
     _keep(settings, rows)
-    return rows
+    return Measured(rows, notes)
+
+
+def _within(chosen: ChosenModel, benchmark: Benchmark, passage_tokens: int | None) -> ChosenModel:
+    """A model asked as its recipe says, within the benchmark's budget and depth."""
+    recipe, budget = chosen.recipe, passage_tokens or benchmark.passage_tokens
+    return ChosenModel(
+        chosen.reference,
+        recipe.model_copy(
+            update={
+                "units": recipe.units.model_copy(update={"passage_tokens": budget}),
+                "decoding": recipe.decoding.model_copy(update={"passage_tokens": None, "top": benchmark.top}),
+            }
+        ),
+        chosen.names,
+    )
 
 
 def measured(settings: Settings) -> list[Board]:
@@ -156,37 +179,17 @@ def _field(texts: Texts) -> str:
     return "retrieval_text" if texts.queries["retrieval_text"].is_not_null().any() else "text"
 
 
-def _row(
-    settings: Settings,
-    part: Part,
-    texts: Texts,
-    run: Path,
-    system: str,
-    model: str,
-    setting: dict[str, Any],
-    malformed_rate: float | None,
-    resamples: int,
-) -> dict[str, Any]:
-    measures = part.benchmark.measures
-    scores = evaluate(read_run(run), texts.judgements, measures)
-    _, low, high = bootstrap_mean(scores[measures[0]].to_numpy(), resamples, 0)
-    return {
-        "part": part.name, "system": system, "origin": HERE, "model": model, "queries": scores.height,
-        "measures": {name: float(scores[name].mean()) for name in measures}, "low": low, "high": high,  # type: ignore[arg-type]
-        "malformed_rate": malformed_rate, "setting": dict(setting), "run": str(run.relative_to(settings.home)),
-        "run_sha256": hashlib.sha256(run.read_bytes()).hexdigest(), "created_at": now(),
-    }  # fmt: skip
-
-
 def _keep(settings: Settings, rows: list[dict[str, Any]]) -> None:
     """Into the lake, in place of what the same system had in the same setting."""
     lake = settings.lake()
     for row in rows:
         digest = canonical_sha256(row["setting"])
-        texts = {name: json.dumps(row[name], sort_keys=True) for name in ("measures", "setting")}
+        told = {name: row[name] for name in ("measures", "setting", "versus", "costs")}
+        texts = {name: None if value is None else json.dumps(value, sort_keys=True) for name, value in told.items()}
         kept = {name: value for name, value in row.items() if name != "origin"}
         frame = pl.DataFrame(
-            [{**kept, **texts, "setting_sha256": digest}], schema_overrides={"malformed_rate": pl.Float64}
+            [{**kept, **texts, "setting_sha256": digest}],
+            schema_overrides={"malformed_rate": pl.Float64, "versus": pl.String, "costs": pl.String},
         )
         where = {"part": row["part"], "system": row["system"], "setting_sha256": digest}
         lake.commit([Replace("benchmark_scores", frame, where)], CommitMessage("benchmark", row["part"], CODE_VERSION))

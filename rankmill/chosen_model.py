@@ -1,7 +1,7 @@
 """Which model `--model` means: the champion, a model of this home, a checkpoint folder, the untouched base, or the
 profile's teacher behind its endpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,17 @@ class ChosenModel:
         """Whether it stands behind the teacher's endpoint, and no weights of it are here."""
         return self.names[0] == TEACHER
 
+    @property
+    def told(self) -> str:
+        """What tables call it: the name that was typed, and of an endpoint its model."""
+        return " ".join(self.names) if self.is_teacher else self.names[0]
+
+    @property
+    def short(self) -> str:
+        """A short name that tells its weights from others: of a hash its beginning, of an endpoint its model."""
+        told = self.reference.sha256.removeprefix("hf:")
+        return told.removeprefix("endpoint:") if self.is_teacher else told[:12]
+
 
 def choose_model(settings: Settings, model: str, recipe_name: str | None = None) -> ChosenModel:
     """The model that `model` names; `recipe_name` replaces the recipe that it was trained by. Raises SettingsError."""
@@ -61,6 +72,17 @@ def choose_model(settings: Settings, model: str, recipe_name: str | None = None)
         f"there is no model {model!r}. Models of this home: {listing or 'none yet'}; "
         "or give a checkpoint folder, `base`, or `teacher`."
     )
+
+
+def choose_models(settings: Settings, *asked: tuple[str | None, str | None]) -> list[ChosenModel]:
+    """The models of a cascade by name and recipe; one that has no name is none. Raises SettingsError."""
+    return [choose_model(settings, model, recipe) for model, recipe in asked if model is not None]
+
+
+def tag(models: Sequence[ChosenModel]) -> str:
+    """What the lines of a run are tagged with: recipes, and whose weights were asked."""
+    known = [f"{one.recipe.name}-{one.short}" for one in models]
+    return "-".join(["rankmill", *known]).replace(" ", "_").replace("/", "-")
 
 
 def _champion(settings: Settings) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rankmill.cli_serve import Keep, Then, ThenRecipe
 from rankmill.options import AsJson, Home, ProfileName, environment, plain_errors
 
 app = typer.Typer(
@@ -70,6 +71,9 @@ def run(
         Path | None, typer.Option("--run", help="TREC run to rerank. [default: the folder's, else BM25]")
     ] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="Prompt and decoding. [default: the model's]")] = None,
+    then: Then = None,
+    then_recipe: ThenRecipe = None,
+    keep: Keep = 20,
     passage_tokens: Annotated[
         int | None, typer.Option("--passage-tokens", min=1, help="Tokens of a passage. [default: the benchmark's]")
     ] = None,
@@ -83,19 +87,20 @@ def run(
         from rich.console import Console
 
         from rankmill import benchmark
-        from rankmill.chosen_model import choose_model
+        from rankmill.chosen_model import choose_models
         from rankmill.cli_serve import Watching
         from rankmill.settings import Settings
-        from warehouse.benchmarks.boards import Board, published
+        from warehouse.benchmarks.boards import Board, corrected, published
 
         settings = Settings.load()
         settings.home.mkdir(parents=True, exist_ok=True)
         chosen_part = benchmark.chosen_part(settings, part, known_as)
-        chosen = choose_model(settings, model, recipe) if model is not None else None
-        resamples = settings.profile_that_buys_nothing.evaluation.resamples
+        chosen = choose_models(settings, (model, recipe), (then if model is not None else None, then_recipe))
         with Watching(Console(stderr=True)) as watch:
-            ours = benchmark.measure(settings, chosen_part, chosen, first_stage, passage_tokens, resamples, watch)
-        rows = [*ours, *published(chosen_part.benchmark, chosen_part.name)]
+            made = benchmark.measure(settings, chosen_part, chosen, keep, first_stage, passage_tokens, watch)
+        for note in made.notes:
+            typer.echo(note, err=True)
+        rows = [*corrected(made.rows), *published(chosen_part.benchmark, chosen_part.name)]
         if as_json:
             typer.echo(json.dumps(rows))
         else:
@@ -125,25 +130,21 @@ def _show(board: Any) -> None:
     from warehouse.benchmarks.boards import published_how
 
     names, rows = board.benchmark.measures, board.rows
-    columns = {
-        "system": "left",
-        **dict.fromkeys(names, "right"),
-        "interval": "right",
-        "malformed": "right",
-        "from": "left",
-    }
     lines = []
     for row in sorted(rows, key=lambda row: -row["measures"].get(names[0], 0.0)):
-        values = [f"{row['measures'][name]:.4f}" if name in row["measures"] else "" for name in names]
-        interval = f"{row['low']:.3f} to {row['high']:.3f}" if "low" in row else ""
-        rate = row.get("malformed_rate")
-        origin = f"here, {row['queries']} queries" if "queries" in row else published_how(row)
-        lines.append((row["system"], *values, interval, "" if rate is None else f"{100 * rate:.1f} %", origin))
-    show_rows(f"{board.part}: {board.benchmark.description}", columns, lines)
-    for row in rows:
-        if left := row["setting"].get("not_reranked"):
-            typer.echo(
-                f"{left} lists are too long for {row['system']} and keep the first stage's order; "
-                "--passage-tokens shortens them",
-                err=True,
-            )
+        values = {name: f"{row['measures'][name]:.4f}" if name in row["measures"] else "" for name in names}
+        versus, rate = row.get("versus"), row.get("malformed_rate")
+        lines.append(
+            {
+                "system": row["system"],
+                **values,
+                "interval": f"{row['low']:.3f} to {row['high']:.3f}" if "low" in row else "",
+                "vs first": f"{versus['difference']:+.3f}, p {versus['p_holm']:.2g}" if versus else "",
+                "malformed": "" if rate is None else f"{100 * rate:.1f} %",
+                "from": f"here, {row['queries']} queries" if "queries" in row else published_how(row),
+            }
+        )
+    told = [name for name in lines[0] if any(line[name] for line in lines)]
+    columns = {name: "left" if name in ("system", "from") else "right" for name in told}
+    title = f"{board.part}: {board.benchmark.description}"
+    show_rows(title, columns, [tuple(line[name] for name in told) for line in lines])

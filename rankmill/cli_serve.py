@@ -19,6 +19,14 @@ Model = Annotated[
         "`base`, or `teacher`: the profile's endpoint, within its budget.",
     ),
 ]
+Then = Annotated[
+    str | None,
+    typer.Option("--then", help="A second model, which orders anew what the first has put in front (a cascade)."),
+]
+ThenRecipe = Annotated[
+    str | None, typer.Option("--then-recipe", help="Recipe that the second model is asked by. [default: its own]")
+]
+Keep = Annotated[int, typer.Option("--keep", min=2, help="Passages of a list that go on to the second model.")]
 RecipeName = Annotated[
     str | None,
     typer.Option(
@@ -37,6 +45,9 @@ def rerank(
     passages: Annotated[Path, typer.Option("--passages", help="passages.jsonl with docid and text (and title).")],
     out: Annotated[Path, typer.Option("--out", help="TREC run to write.")],
     recipe: RecipeName = None,
+    then: Then = None,
+    then_recipe: ThenRecipe = None,
+    keep: Keep = 20,
     batch: Batch = None,
     exact: Annotated[
         bool,
@@ -53,31 +64,27 @@ def rerank(
         environment(profile, home)
         from rich.console import Console
 
-        from rankmill.chosen_model import choose_model
-        from rankmill.rerank import rerank_files
+        from ranking.trec import write_run
+        from rankmill.chosen_model import choose_models, tag
         from rankmill.rerank_lists import read_lists
+        from rankmill.reranking import rerank as reranked
         from rankmill.settings import Settings
 
         settings = Settings.load()
-        chosen = choose_model(settings, model, recipe)
+        chosen = choose_models(settings, (model, recipe), (then, then_recipe))
         lists = read_lists(run, queries, passages)
         with Watching(Console(stderr=True)) as watch:
-            if chosen.is_teacher:
-                from rankmill.rerank_teacher import rerank_by_teacher
-
-                summary = rerank_by_teacher(settings, chosen, lists, out, watch)
-            else:
-                summary = rerank_files(settings, chosen, lists, out, batch, exact, watch)
-        kept = f", {summary.from_journal} of them kept from before" if summary.from_journal else ""
-        rate = 100 * sum(summary.malformed.values()) / max(1, summary.calls)
+            made = reranked(settings, chosen, keep, lists, batch, exact, watch)
+        write_run(out, made.run, tag(chosen))
+        kept = f", {made.from_journal} of them kept from before" if made.from_journal else ""
         typer.echo(
-            f"{out}: {summary.queries} queries{kept}, {summary.calls} calls, {rate:.1f} % malformed, "
-            f"{summary.seconds:.1f} s{bill(summary)}"
+            f"{out}: {len(lists)} queries{kept}, {made.calls} calls, {100 * made.malformed_rate:.1f} % malformed, "
+            f"{made.seconds:.1f} s{bill(made)}"
         )
-        for qid, reason in summary.refused[:5]:
+        for qid, reason in made.refused[:5]:
             typer.echo(f"query {qid} keeps the first stage's order: {reason}", err=True)
-        if len(summary.refused) > 5:
-            typer.echo(f"so do {len(summary.refused) - 5} others", err=True)
+        if len(made.refused) > 5:
+            typer.echo(f"so do {len(made.refused) - 5} others", err=True)
 
 
 def serve(
@@ -156,12 +163,13 @@ def serve(
         asyncio.run(until_stopped())
 
 
-def bill(summary: Any) -> str:
+def bill(made: Any) -> str:
     """What the answers of an endpoint cost, behind a line; nothing where a model of one's own gave them."""
-    if summary.usd is None:
+    usd, cached = (made.costs[name].drop_nulls() for name in ("usd", "cached_tokens"))
+    if usd.is_empty():
         return ""
-    cached = "" if summary.cached_tokens is None else f", {summary.cached_tokens:,} tokens of prompts cached"
-    return f"; the answers cost ${summary.usd:,.4f}{cached}"
+    told = f", {cached.sum():,} tokens of prompts cached" if cached.len() else ""
+    return f"; the answers cost ${usd.sum():,.4f}{told}"
 
 
 def _stop_signal() -> Any:

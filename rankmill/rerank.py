@@ -1,11 +1,12 @@
-"""`rankmill rerank`: a trained model over a TREC run from files.
+"""`rankmill rerank`: a trained model of this home over candidate lists.
 
-    summary = rerank_files(settings, chosen, lists, out, batch=40, exact=True, watch=print)
+    made = rerank_here(settings, chosen, lists, batch=40, exact=True, watch=print)
 
 The model runs in the process that also stands behind `rankmill serve`; lists go to it as fast as it takes them, and
-each is journalled when it comes back. What is written depends on the model, the recipe and the lists, not on the batch,
-on how often it was stopped, or on what else was reranked (see training.ties for what that rests on). Deliberately
-absent: scores, since a listwise model gives none; the score column counts down from the list's length.
+each is journalled when it comes back. What comes out depends on the model, the recipe and the lists, not on the batch,
+on how often it was stopped, or on what else was reranked (see training.ties for what that rests on). The score counts
+down from the list's length, since a listwise model gives none; `value` is a pointwise model's. Deliberately absent:
+files, which are whoever asks's.
 """
 
 import asyncio
@@ -14,22 +15,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from inference.server.ranker import ListRefused, NotReady, RankerDied, RankerProcess, RankerUnusable
+from inference.server.ranker import ListRefused, NotReady, RankerDied, RankerProcess, RankerUnusable, Ranking
 from ranking.prompts import load_template
-from ranking.trec import write_run
 from rankmill.chosen_model import ChosenModel
 from rankmill.journal import Journal
 from rankmill.rerank_lists import CandidateList
+from rankmill.reranking import COSTS, RUN, Reranking
 from rankmill.settings import Settings
 from training.recipes import content_hash
 from training.serving import ServingJob
 
-VERSION = 1  # raise it when the same lists would come back in another order
+VERSION = 2  # raise it when the same lists would come back in another order, or with less than they are asked for
 AHEAD = 2  # lists that wait at the model for every place in a batch
 
 
@@ -62,33 +62,15 @@ class Progress:
         )
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a finished reranking took; `seconds` is this run's share of it, `usd` the price of an endpoint's answers."""
-
-    queries: int
-    from_journal: int
-    calls: int
-    malformed: dict[str, int]
-    refused: tuple[tuple[str, str], ...]
-    seconds: float
-    usd: float | None = None
-    cached_tokens: int | None = None
-
-
-def rerank_files(
+def rerank_here(
     settings: Settings,
     chosen: ChosenModel,
     lists: Sequence[CandidateList],
-    out: Path,
     batch: int | None,
     exact: bool,
     watch: Callable[[Progress], None],
-) -> Summary:
-    """Rerank `lists` and write `out`, whole or not at all.
-
-    Raises JournalBusy, and RerankStopped when the model's process ends.
-    """
+) -> Reranking:
+    """Rerank `lists`. Raises JournalBusy, and RerankStopped when the model's process ends."""
     recipe = chosen.recipe
     if batch is not None:
         recipe = recipe.model_copy(update={"decoding": recipe.decoding.model_copy(update={"batch": batch})})
@@ -105,19 +87,19 @@ def rerank_files(
         if todo:
             asyncio.run(_order(job, todo, lists, journal, watch))
         answers = [journal.lines[entry.sha256] for entry in lists]
-    tag = f"rankmill-{recipe.name}-{chosen.reference.sha256.removeprefix('hf:')[:12].replace(' ', '_')}"
-    write_run(out, _run(lists, answers), tag)
-    return Summary(
-        queries=len(lists),
-        from_journal=len(lists) - len(todo),
-        calls=sum(answer["calls"] for answer in answers),
+    return Reranking(
+        run=_run(lists, answers),
+        costs=_costs(lists, answers),
         malformed=dict(sum((Counter(answer["malformed"]) for answer in answers), Counter[str]())),
         refused=tuple(
             (entry.qid, answer["refused"])
             for entry, answer in zip(lists, answers, strict=True)
             if answer.get("refused")
         ),
+        from_journal=len(lists) - len(todo),
         seconds=time.monotonic() - started,
+        engine="transformers",
+        engine_version=f"{metadata.version('transformers')} on torch {metadata.version('torch')}",
     )
 
 
@@ -191,15 +173,28 @@ async def _answer(ranker: RankerProcess, entry: CandidateList) -> dict[str, Any]
         return asdict(await ranker.rank(entry.query, entry.texts))
     except ListRefused as refused:  # too long for the model: the first stage's order stays
         order = list(range(len(entry.docids)))
-        return {"order": order, "calls": 0, "malformed": {}, "refused": str(refused)}
+        return {**asdict(Ranking(tuple(order), 0, {}, 0, 0)), "refused": str(refused)}
 
 
 def _run(lists: Sequence[CandidateList], answers: Sequence[dict[str, Any]]) -> pl.DataFrame:
     """The run, by qid and rank."""
     rows = [
-        (entry.qid, entry.docids[position], rank, float(len(entry.docids) - rank + 1))
+        (entry.qid, entry.docids[position], rank, float(len(entry.docids) - rank + 1), value)
         for entry, answer in zip(lists, answers, strict=True)
-        for rank, position in enumerate(answer["order"], start=1)
+        for rank, (position, value) in enumerate(
+            zip(answer["order"], answer["scores"] or [None] * len(entry.docids), strict=True), start=1
+        )
     ]
-    schema = {"qid": pl.String, "docid": pl.String, "rank": pl.Int32, "score": pl.Float64}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.DataFrame(rows, schema=RUN, orient="row")
+
+
+def _costs(lists: Sequence[CandidateList], answers: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    """What each list took; a local model tells of no cache and bills nothing."""
+    names = ("calls", "rounds", "input_tokens", "output_tokens", "seconds")
+    rows = [
+        {"qid": entry.qid, **{name: answer[name] for name in names}}
+        for entry, answer in zip(lists, answers, strict=True)
+    ]
+    frame = pl.DataFrame(rows, schema={name: kind for name, kind in COSTS.items() if name in ("qid", *names)})
+    untold = {name: pl.lit(None, dtype=COSTS[name]) for name in ("cached_tokens", "usd")}
+    return frame.with_columns(**untold).select(*COSTS)

@@ -1,6 +1,6 @@
-"""`rankmill rerank --model teacher`: the profile's endpoint over a TREC run, asked as a recipe's students are.
+"""`rankmill rerank --model teacher`: the profile's endpoint over candidate lists, asked as a recipe's students are.
 
-    summary = rerank_by_teacher(settings, chosen, lists, out, watch=print)
+    made = rerank_by_teacher(settings, chosen, lists, watch=print)
 
 Every answer goes through the home's exchange store, under the teacher's budget and pace: a run that is stopped goes on
 where it was, and one that is repeated costs nothing. Deliberately absent: lists that are too long for the model; its
@@ -9,16 +9,14 @@ endpoint refuses their calls, which are counted and keep the order shown.
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import polars as pl
 
 from flows.teacher import engine_at
 from inference.progress import Progress
-from ranking.trec import write_run
 from rankmill.chosen_model import ChosenModel
-from rankmill.rerank import Summary
 from rankmill.rerank_lists import CandidateList
+from rankmill.reranking import RUN, Reranking
 from rankmill.settings import Settings
 from training.jobs import EndpointRerankJob
 from training.over_endpoint import rerank_over
@@ -31,10 +29,9 @@ def rerank_by_teacher(
     settings: Settings,
     chosen: ChosenModel,
     lists: Sequence[CandidateList],
-    out: Path,
     watch: Callable[[Progress], None],
-) -> Summary:
-    """Have the teacher order `lists`, and write `out`, whole or not at all.
+) -> Reranking:
+    """Have the teacher order `lists`.
 
     Raises what training.over_endpoint.rerank_over raises; all answers that came are kept.
     """
@@ -53,18 +50,33 @@ def rerank_by_teacher(
     name = f"reranking {chosen.recipe.name}"
     with engine_at(teacher, settings.store_path, settings.campaign_home.logs, name) as engine:
         result = rerank_over(engine, job, watch)
-    run = pl.read_parquet(job.folder / "run.parquet").select("qid", "docid", "rank", "score")
-    write_run(out, run, f"rankmill-{chosen.recipe.name}-{teacher.model.replace('/', '-').replace(' ', '_')}")
-    return Summary(
-        queries=len(lists),
-        from_journal=0,
-        calls=result.calls,
+    calls = pl.read_parquet(job.folder / "calls.parquet")
+    told = calls["cached_tokens"].null_count() < calls.height
+    return Reranking(
+        run=pl.read_parquet(job.folder / "run.parquet").select(*RUN),
+        costs=_costs(lists, calls).with_columns(cached_tokens=pl.when(told).then("cached_tokens")),
         malformed=result.malformed,
         refused=(),
+        from_journal=0,
         seconds=time.monotonic() - started,
-        usd=result.usd,
-        cached_tokens=result.cached_tokens,
+        engine=teacher.behind,
+        engine_version=", ".join(" ".join(filter(None, served)) for served in sorted(result.versions.items())),
     )
+
+
+def _costs(lists: Sequence[CandidateList], calls: pl.DataFrame) -> pl.DataFrame:
+    """What each list took; one of a single passage took nothing."""
+    taken = calls.group_by("qid").agg(
+        calls=pl.len().cast(pl.Int64),
+        rounds=pl.col("round").n_unique().cast(pl.Int64),
+        input_tokens=pl.col("prompt_tokens").sum().cast(pl.Int64),
+        output_tokens=pl.col("completion_tokens").sum().cast(pl.Int64),
+        cached_tokens=pl.col("cached_tokens").sum(),
+        seconds=pl.col("seconds").sum(),
+        usd=pl.col("usd").sum(),
+    )
+    asked = pl.DataFrame({"qid": [entry.qid for entry in lists]}, schema={"qid": pl.String})
+    return asked.join(taken, on="qid", how="left", maintain_order="left").select("qid", pl.exclude("qid").fill_null(0))
 
 
 def _candidates(lists: Sequence[CandidateList]) -> pl.DataFrame:

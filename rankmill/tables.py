@@ -54,7 +54,7 @@ def show_rows(title: str, columns: Mapping[str, str], rows: Iterable[Sequence[An
     for row in rows:
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     console = Console(highlight=False)
-    console = Console(width=max(console.width, 120), highlight=False, soft_wrap=False)
+    console = Console(width=max(console.width, 140), highlight=False, soft_wrap=False)
     console.print(title, style="bold", markup=False)
     console.print(table)
 

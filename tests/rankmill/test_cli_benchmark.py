@@ -8,7 +8,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from toy_checkpoint import make_checkpoint, write_lists, write_profile
+import yaml
+from toy_checkpoint import PROFILE, make_checkpoint, write_lists, write_profile
 from typer.testing import CliRunner, Result
 
 from rankmill.cli import app
@@ -64,12 +65,89 @@ def test_a_model_stands_beside_its_first_stage_and_is_scored_as_its_run_file_is(
             app, ["score", "--run", str(tmp_path / row["run"]), "--qrels", str(toy / "small" / "qrels.tsv"), "--json"]
         )
         assert json.loads(scored.stdout)["nDCG@10"] == pytest.approx(row["measures"]["nDCG@10"], abs=1e-12)
+    assert first["versus"] is first["costs"] is None
+    beside, took = model["versus"], model["costs"]
+    assert beside["difference"] == pytest.approx(model["measures"]["nDCG@10"] - first["measures"]["nDCG@10"])
+    assert beside["wins"] + beside["ties"] + beside["losses"] == QUERIES and 0 < beside["p"] == beside["p_holm"] <= 1
+    assert (took["calls_per_query"], took["depth_per_query"]) == (3, 3)  # six passages in windows of three by two
+    assert took["input_tokens_per_query"] > took["output_tokens_per_query"] > 0 < took["seconds_p50"]
+    assert took["usd_per_query"] is took["cached_tokens_per_query"] is None
+    told = model["setting"]
+    assert (told["window"], told["repeats"], told["think"], told["fusion"]) == (3, 1, False, "none")
+    assert told["engine_version"] and len(told["prompt_sha256"]) == len(told["recipe_sha256"]) == 64
     again = json.loads(benchmark(tmp_path, *words).stdout)
     assert [row["run_sha256"] for row in again] == [first["run_sha256"], model["run_sha256"]]
     kept = json.loads(benchmark(tmp_path, "scores", "--json").stdout)
     assert sorted(row["model"] for row in kept) == sorted(["", model["model"]])
     assert {row["model"]: row["measures"] for row in kept}[model["model"]] == model["measures"]
     assert "given run (first stage)" in benchmark(tmp_path, "scores").stdout
+
+
+@pytest.fixture(scope="module")
+def fused(toy: Path) -> Path:
+    """The toy's profile with a recipe that fuses."""
+    return fusing(toy / "fused.yaml", 0.25)
+
+
+def fusing(path: Path, weight: float | str) -> Path:
+    profile = PROFILE | {"recipe": PROFILE["recipe"] | {"fusion": {"name": "rrf", "weight": weight}}}  # type: ignore[operator]
+    path.write_text(yaml.safe_dump(profile), "utf-8")
+    return path
+
+
+def test_a_recipe_that_fuses_is_reported_as_it_is_and_fused(toy: Path, fused: Path, tmp_path: Path) -> None:
+    model = ("run", str(toy / "small"), "--model", str(toy / "checkpoint"), "--json", "--profile")
+    first, alone, both = json.loads(benchmark(tmp_path, *model, str(fused)).stdout)
+    assert (alone["setting"]["fusion"], both["setting"]["fusion"]) == ("none", "rrf, 0.25 of it the model's")
+    assert both["system"] == f"{alone['system']} + rrf" and both["costs"] == alone["costs"]
+    places = [ranks(tmp_path / row["run"]) for row in (first, alone, both)]
+    for qid, ours in places[1].items():
+        worth = {docid: 0.25 / (60 + ours[docid]) + 0.75 / (60 + place) for docid, place in places[0][qid].items()}
+        expected = sorted(worth, key=lambda docid: (-worth[docid], ours[docid]))
+        assert sorted(places[2][qid], key=places[2][qid].__getitem__) == expected
+    # A weight that is chosen on dev is never chosen on what it is reported on.
+    undecided = benchmark(tmp_path, *model, str(fusing(tmp_path / "dev.yaml", "dev")))
+    assert len(json.loads(undecided.stdout)) == 2 and "no leaderboard of this home chose one" in undecided.stderr
+
+
+def ranks(run: Path) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for line in run.read_text("utf-8").splitlines():
+        qid, _, docid, rank, *_ = line.split()
+        found.setdefault(qid, {})[docid] = int(rank)
+    return found
+
+
+def test_a_cascade_is_one_model_after_the_other_and_stands_there_as_one(toy: Path, tmp_path: Path) -> None:
+    small, profile = str(toy / "checkpoint"), str(tmp_path / "six.yaml")
+    deeper = PROFILE["recipe"] | {"decoding": PROFILE["recipe"]["decoding"] | {"top": 6}}  # type: ignore[operator,index]
+    Path(profile).write_text(yaml.safe_dump(PROFILE | {"recipe": deeper}), "utf-8")
+    done = benchmark(tmp_path, "run", str(toy / "small"), "--model", small, "--then", small, "--keep", "3",
+                     "--profile", profile, "--passage-tokens", "8", "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    first, cascade = json.loads(done.stdout)
+    assert cascade["setting"]["then"]["keep"] == 3 and ", then " in cascade["system"]
+    assert cascade["costs"]["calls_per_query"] == 4  # three windows, and one over the front
+    # By hand: the first model over everything, the second over the three that it has put in front.
+    texts = ("--queries", str(toy / "small" / "queries.jsonl"), "--passages", str(toy / "small" / "passages.jsonl"))
+    asked = ("rerank", "--model", small, "--profile", profile, "--home", str(tmp_path), *texts)
+    runs = [tmp_path / f"{name}.trec" for name in ("one", "front", "two")]
+    assert (
+        CliRunner().invoke(app, [*asked, "--run", str(tmp_path / first["run"]), "--out", str(runs[0])]).exit_code == 0
+    )
+    front = [line for line in runs[0].read_text("utf-8").splitlines() if int(line.split()[3]) <= 3]
+    runs[1].write_text("\n".join(front) + "\n", "utf-8")
+    assert CliRunner().invoke(app, [*asked, "--run", str(runs[1]), "--out", str(runs[2])]).exit_code == 0
+    one, two, made = ranks(runs[0]), ranks(runs[2]), ranks(tmp_path / cascade["run"])
+    assert made == {qid: {docid: two[qid].get(docid, place) for docid, place in one[qid].items()} for qid in one}
+    assert made != one
+    # The command over files is the same, and asks nothing anew.
+    out = tmp_path / "cascade.trec"
+    by_files = CliRunner().invoke(
+        app, [*asked, "--then", small, "--keep", "3", "--run", str(tmp_path / first["run"]), "--out", str(out)]
+    )
+    assert f"{QUERIES} queries, {QUERIES} of them kept from before, {4 * QUERIES} calls" in by_files.stdout
+    assert ranks(out) == made
 
 
 def test_without_a_run_bm25_ranks_and_what_a_query_excludes_is_no_candidate(toy: Path, tmp_path: Path) -> None:

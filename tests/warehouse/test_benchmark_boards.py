@@ -26,12 +26,12 @@ def scored(part: str, system: str, value: float, setting: dict[str, Any], create
         "part": part, "system": system, "model": "", "queries": 103, "measures": json.dumps({"nDCG@10": value}),
         "low": value - 0.05, "high": value + 0.05, "malformed_rate": None if setting is FIRST else 0.021,
         "setting": json.dumps(setting), "setting_sha256": system, "run": "r", "run_sha256": "s",
-        "created_at": created_at,
+        "created_at": created_at, "versus": None, "costs": None,
     }  # fmt: skip
 
 
 def kept(*rows: dict) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema_overrides={"malformed_rate": pl.Float64})
+    return pl.DataFrame(rows, schema_overrides={"malformed_rate": pl.Float64, "versus": pl.String, "costs": pl.String})
 
 
 def test_a_part_has_our_rows_and_the_published_ones_of_the_same_part() -> None:
@@ -76,3 +76,18 @@ def test_the_page_is_made_again_when_a_score_or_a_published_row_changes_and_not_
     (board,) = boards_of(kept(scored("R2MED/Biology", "bm25 (first stage)", 0.1, FIRST)), REGISTRY)
     other = board.benchmark.model_copy(update={"published": board.benchmark.published[:1]})
     assert shown_sha256([Board(board.part, other, board.rows)]) != shown_sha256([board])
+
+
+def test_comparisons_are_corrected_over_all_that_stand_beside_one_another() -> None:
+    rows = [
+        scored(f"p{n}", "mine", 0.4, RERANKED) | {"versus": json.dumps({"p": p})} for n, p in enumerate([0.01, 0.6])
+    ]
+    boards = boards_of(kept(scored("p0", "bm25", 0.2, FIRST), *rows), REGISTRY)
+    told = [row["versus"] for board in boards for row in board.rows]
+    assert told == [None, {"p": 0.01, "p_holm": 0.02}, {"p": 0.6, "p_holm": 0.6}]
+
+
+def test_a_cascade_is_told_with_its_second_model() -> None:
+    then = {"keep": 20, "decoding": {"name": "sliding_window", "window": 10, "passage_tokens": None}}
+    (table,) = benchmark_tables(boards_of(kept(scored("mine", "a, then b", 0.4, RERANKED | {"then": then})), REGISTRY))
+    assert "; its first 20 ordered anew by sliding_window (window 10); fusion" in table["rows"][0]["how"]

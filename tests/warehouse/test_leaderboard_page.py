@@ -242,7 +242,12 @@ def test_the_page_is_one_file_that_marks_the_champion(
     known = unregistered("Small").model_copy(update={"published": (paper,)})
     ours = {"part": "Small", "system": "mine", "origin": "here", "queries": 4, "measures": {"nDCG@10": 0.25},
             "low": 0.2, "high": 0.3, "malformed_rate": None,
-            "setting": {"first_stage": "bm25", "query_retrieved": "text", "depth": 9}}  # fmt: skip
+            "setting": {"first_stage": "bm25", "query_retrieved": "text", "depth": 9},
+            "versus": {"difference": 0.1234, "low": 0.1, "high": 0.15, "p": 0.01, "p_holm": 0.02, "wins": 3, "ties": 0,
+                       "losses": 1},
+            "costs": {"calls_per_query": 9, "depth_per_query": 9, "input_tokens_per_query": 1234,
+                      "output_tokens_per_query": 56, "cached_tokens_per_query": None, "seconds_p50": 1.5,
+                      "seconds_p95": 2.5, "usd_per_query": 0.0123}}  # fmt: skip
     benchmarks = [Board("Small", known, (ours, *published(known, "Small")))] if champion is None else []
     lines = "vLLM:\n\n```sh\nvllm serve <m> --port 1\n```"
     card = f"## How to ask it\n\nPassages of 9 tokens.\n\n{lines}\n\n## Recipe\n\nmine\n"
@@ -267,6 +272,8 @@ def test_the_page_is_one_file_that_marks_the_champion(
          "top 100, windows of 20; fusion: none told; a paper"),
         ("", "mine", "here, 4 queries", "bm25 over text, top 9, no reranking"),
     ])  # fmt: skip
+    for figure in ("+0.1234 (+0.100 … +0.150)", ">0.02<", "3 / 0 / 1", "1,234 + 56", "1.50 / 2.50", "0.0123"):
+        assert (figure in page) is (champion is None), figure
     # Money is drawn where somebody took some, and who told nothing of it is left out.
     billed = board.with_columns(usd_per_query=pl.when(pl.col("stage") == "sft").then(0.002))
     charts = page_values(billed, made, texts, models, {"reasonrank": told}, ["people"], champion)["pareto"]

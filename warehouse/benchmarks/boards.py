@@ -4,18 +4,21 @@
         board.rows                                    # `origin` is here or published; each row has its setting
 
 A row is a dict: part, system, origin, measures (by name, 0 to 1) and setting; one from here also has model, queries,
-low, high, malformed_rate, run, run_sha256 and created_at. Deliberately absent: any ranking of the rows. Two numbers
+low, high, malformed_rate, run, run_sha256 and created_at, and where a model ranked it, versus (the paired comparison
+with the first stage that it ranked) and costs (of a query). Deliberately absent: any ranking of the rows. Two numbers
 compare only as far as their settings do.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import polars as pl
 
 from ranking.metrics import DEFAULT_MEASURES
+from ranking.statistics import holm
 from warehouse.benchmarks.registry import AVERAGE, Benchmark
 from warehouse.lake import canonical_sha256
 
@@ -37,16 +40,25 @@ def boards_of(scores: pl.DataFrame, registered: Sequence[Benchmark]) -> list[Boa
     A part that is not registered is a folder that somebody brought, with nothing published for it.
     """
     of_part = {part: one for one in registered for part in one.parts}
+    read = [_read(row) for row in scores.sort("part", "created_at").iter_rows(named=True)]
     found = []
-    for (part,), rows in scores.sort("part", "created_at").group_by("part", maintain_order=True):
-        ours = [
-            {**row, "origin": HERE, "measures": json.loads(row["measures"]), "setting": json.loads(row["setting"])}
-            for row in rows.iter_rows(named=True)
-        ]
-        name = str(part)
+    for name, rows in groupby(corrected(read), key=lambda row: str(row["part"])):
+        ours = list(rows)
         benchmark = of_part.get(name) or unregistered(name, tuple(ours[0]["measures"]))
         found.append(Board(name, benchmark, (*ours, *published(benchmark, name))))
     return found
+
+
+def _read(row: dict[str, Any]) -> dict[str, Any]:
+    told = {name: json.loads(row[name] or "null") for name in ("measures", "setting", "versus", "costs")}
+    return {**row, **told, "origin": HERE}
+
+
+def corrected(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows whose comparisons also have p_holm: corrected by Holm for all of them that stand beside one another."""
+    compared = [row for row in rows if row["versus"]]
+    p = dict(zip(map(id, compared), holm([row["versus"]["p"] for row in compared]), strict=True))
+    return [{**row, "versus": {**row["versus"], "p_holm": p[id(row)]}} if id(row) in p else row for row in rows]
 
 
 def published(benchmark: Benchmark, part: str) -> list[dict[str, Any]]:
@@ -74,9 +86,12 @@ def published_how(row: dict[str, Any]) -> str:
 
 
 def shown_sha256(boards: Sequence[Board]) -> str:
-    """Hash of what some boards show, published means included; the same where the same was measured again."""
+    """Hash of what some boards show, published means included; the same where the same was measured again.
+
+    What it took, in seconds too, is no part of it.
+    """
     shown = [
-        [{name: value for name, value in row.items() if name != "created_at"} for row in board.rows]
+        [{name: value for name, value in row.items() if name not in ("created_at", "costs")} for row in board.rows]
         + published_averages(board.benchmark)
         for board in boards
     ]

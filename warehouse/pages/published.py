@@ -28,7 +28,10 @@ def benchmark_tables(boards: Sequence[Board]) -> list[dict[str, Any]]:
             for row in sorted(part.rows, key=lambda row: row["measures"].get(headline, 0.0), reverse=True)
         ]
         rows += sorted(published_averages(benchmark), key=lambda row: row["measures"].get(headline, 0.0), reverse=True)
-        told = [{**row, "published": row["origin"] == PUBLISHED, "how": _how(row)} for row in rows]
+        told = [
+            {"versus": None, "costs": None, **row, "published": row["origin"] == PUBLISHED, "how": _how(row)}
+            for row in rows
+        ]
         shown.append({"name": name, "description": benchmark.description, "measures": benchmark.measures, "rows": told})
     return shown
 
@@ -46,5 +49,17 @@ def _how(row: Mapping[str, Any]) -> str:
     left = f"; {setting['not_reranked']} lists too long for it" if setting.get("not_reranked") else ""
     return (
         f"{first}; {decoding['name']} ({how}), {setting['passage_tokens']} tokens a passage, "
-        f"{setting['query_reranked']} of the query; fusion: {setting['fusion']}; {setting['engine']}{left}"
+        f"{setting['query_reranked']} of the query{_then(setting)}; fusion: {setting['fusion']}; "
+        f"{' '.join(filter(None, (setting['engine'], setting.get('engine_version'))))}{left}"
     )
+
+
+def _then(setting: Mapping[str, Any]) -> str:
+    """The second model of a cascade."""
+    then = setting.get("then")
+    if then is None:
+        return ""
+    how = ", ".join(
+        f"{name} {value}" for name, value in then["decoding"].items() if name != "name" and value is not None
+    )
+    return f"; its first {then['keep']} ordered anew by {then['decoding']['name']} ({how})"
