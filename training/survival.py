@@ -33,6 +33,7 @@ from training.reporting import Reporter
 
 PREFIX = "checkpoint-"
 MEMORY, ORDER = "memory.json", "order.safetensors"
+ASKS_S = 0.5  # how often a job that another process holds is asked for
 
 
 class Member:
@@ -64,11 +65,12 @@ def alone(job: TrainJob, reporter: Reporter) -> Iterator[None]:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(descriptor):
             reporter.note(f"{job.stage}: another process is at this job ({job.folder.name}); waiting for it")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Asked again and again: polars has signals restart what they break into, so that a process that sleeps in
+            # flock does not hear Ctrl-C.
+            while not _locked(descriptor):
+                time.sleep(ASKS_S)
         # Whoever held it may have removed the folder: what is locked then is a file without a name.
         if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
             break
@@ -80,6 +82,14 @@ def alone(job: TrainJob, reporter: Reporter) -> Iterator[None]:
         if folder.exists() and {path.name for path in folder.iterdir()} <= {"lock", "desk"}:
             shutil.rmtree(folder)
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Keeper:

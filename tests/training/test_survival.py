@@ -209,3 +209,17 @@ def test_a_second_process_waits_for_the_first_and_does_nothing_again(
         assert run(job, second) == result
     assert second.steps == [] and "waiting for it" in second.notes[0] and "nothing to do" in second.notes[1]
     assert not job.resume.exists()
+
+
+def test_a_process_that_waits_for_another_ends_at_ctrl_c(words: ModelRef, rows: Path, tmp_path: Path) -> None:
+    job = sft_job(words, rows, tmp_path)
+    with alone(job, Lines()):
+        second = start(job)
+        assert second.stderr is not None
+        try:
+            assert any("waiting for it" in line for line in second.stderr)
+            second.send_signal(signal.SIGINT)
+            assert second.wait(60) == -signal.SIGINT
+        finally:
+            second.kill()
+            second.communicate()
