@@ -3,10 +3,12 @@
 import dataclasses
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -128,28 +130,58 @@ def test_rollouts_by_vllm_where_there_is_none_are_an_error_that_says_how_to_get_
         rl.vllm_arguments(job(RlJob, tmp_path, vllm={"mode": "colocate"}))
 
 
-def test_two_processes_learn_what_one_with_twice_the_batch_learns_and_one_of_them_tells(tmp_path: Path) -> None:
+def on_the_cpu(name: str, folder: Path) -> Path:
+    """A shipped configuration for two processes of this machine's CPU."""
+    shipped = yaml.safe_load((CONFIGURATIONS / f"{name}.yaml").read_text())
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**shipped, "use_cpu": True, "num_processes": 2, "mixed_precision": "no"}))
+    return path
+
+
+def launched(job: SftJob | RlJob, killed_at: int | None = None) -> list[str]:
+    """Do a job by its command, or kill all of its processes as soon as a step is told; the steps that were told."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command(job), stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if killed_at is not None and line.startswith(f"sft {killed_at}/"):
+            whole = psutil.Process(process.pid)
+            for one in [*whole.children(recursive=True), whole]:
+                one.kill()
+    assert process.wait() == (0 if killed_at is None else -signal.SIGKILL), "".join(said)
+    return re.findall(r"^sft (\d+)/", "".join(said), re.MULTILINE)
+
+
+# Killed at a step, all weights whole in each process (ddp), or shared out over them (fsdp).
+@pytest.mark.parametrize(("name", "killed_at"), [("ddp", None), ("fsdp", 5)])
+def test_two_processes_learn_what_one_with_twice_the_batch_learns_and_one_of_them_tells(
+    name: str, killed_at: int | None, tmp_path: Path
+) -> None:
     from safetensors.torch import load_file
 
-    two = {"distributed_type": "MULTI_GPU", "use_cpu": True, "num_processes": 2, "num_machines": 1, "machine_rank": 0}
-    plain = {"compute_environment": "LOCAL_MACHINE", "mixed_precision": "no", "gpu_ids": "all", "debug": False}
-    (tmp_path / "cpu.yaml").write_text(yaml.safe_dump({**plain, **two}))
     words, rows = make_words(tmp_path / "words"), write_rows(tmp_path, "sft")
-    steps = {"max_steps": 4, "evaluate_every": None}
+    steps = {"max_steps": 20, "evaluate_every": None}
     exact = {"bf16": False}  # rounded, halves of a batch add up to something else
-    launched = sft_job(words, rows, tmp_path, "direct-point", {**steps, "batch": 2}, exact,
-                       launch=tmp_path / "cpu.yaml", checkpoint_steps=2)  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command(launched), capture_output=True, text=True, env=environment, timeout=300)
-    result = finished(launched)
-    assert ended.returncode == 0 and result is not None, ended.stderr
-    assert re.findall(r"^sft (\d)/4 ", ended.stderr, re.MULTILINE) == ["1", "2", "3", "4"]
+    shared = sft_job(words, rows, tmp_path, "direct-point", {**steps, "batch": 2}, exact,
+                     launch=on_the_cpu(name, tmp_path), checkpoint_steps=2)  # fmt: skip
+    if killed_at is not None:
+        launched(shared, killed_at)
+        assert finished(shared) is None
+    told = launched(shared)
+    result = finished(shared)
+    assert result is not None
+    # What was told last before the end may lie behind the step that was waited for.
+    (went_on_at,) = (0,) if killed_at is None else result.went_on_at
+    assert told == [str(step) for step in range(went_on_at + 1, 21)]
+    assert went_on_at >= (killed_at or 1) - 1
 
     alone = sft_job(words, rows, tmp_path, "direct-point", {**steps, "batch": 4}, exact)
     whole = run(alone)
     assert (result.rows_seen, result.tokens, result.steps) == (whole.rows_seen, whole.tokens, whole.steps)
-    assert [entry["loss"] for entry in result.history] == pytest.approx([e["loss"] for e in whole.history], abs=1e-4)
-    ours, theirs = (load_file(job.folder / "model.safetensors") for job in (launched, alone))
+    assert [entry["loss"] for entry in result.history] == pytest.approx([e["loss"] for e in whole.history], abs=1e-3)
+    ours, theirs = (load_file(job.folder / "model.safetensors") for job in (shared, alone))
     assert ours.keys() == theirs.keys()
-    assert all((ours[name] - theirs[name]).abs().max() < 1e-4 for name in ours)
-    assert not launched.resume.exists()
+    assert all((ours[name] - theirs[name]).abs().max() < 1e-3 for name in ours)
+    assert not shared.resume.exists()
