@@ -2,11 +2,11 @@
 
     python -m training.rerank JOB.json [JOB.json ...]       # several students share the imports
 
-Advances the decoders of all queries together, answers greedily, reads each answer strictly; a malformed one is counted
-by kind and falls back to what can be recovered of its order. Each job leaves run.parquet (domain, qid, docid, rank,
-score, value), calls.parquet (one row a model call) and result.json; with `probe_positions` also probes.parquet, the
-last window of each query asked once more, turned round. Deliberately absent: metrics; scoring a run is
-`ranking.metrics`, and whoever scores it reads the malformed rate beside it.
+Advances the decoders of all queries together, in batches that wait for no round's end, answers greedily, reads each
+answer strictly; a malformed one is counted by kind and falls back to what can be recovered of its order. Each job
+leaves run.parquet (domain, qid, docid, rank, score, value), calls.parquet (one row a model call) and result.json; with
+`probe_positions` also probes.parquet, the last window of each query asked once more, turned round. Deliberately absent:
+metrics; scoring a run is `ranking.metrics`, and whoever scores it reads the malformed rate beside it.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import polars as pl
 
 from ranking.aggregation import kendall_tau
 from ranking.decoding.calls import Call, Ranked, Reply, Task
-from ranking.decoding.desk import Ticket, decode_all
+from ranking.decoding.desk import Desk, Ticket, decode_in_batches
 from ranking.prompts import load_template
 from training.curves import quiet
 from training.host import settle
@@ -85,22 +86,35 @@ class Recorder:
     reporter: Reporter
     calls: list[dict[str, Any]] = field(default_factory=list)
     last: dict[int, tuple[Call, Reply]] = field(default_factory=dict)
-    rounds: int = 0
+    asked_last: dict[int, tuple[int, int]] = field(default_factory=dict)
 
-    def __call__(self, tickets: list[Ticket]) -> list[Reply]:
-        """The replies to a round's open calls."""
-        self.rounds += 1
-        batch = self.job.recipe.decoding.batch
-        prompts = [self._prompt(ticket) for ticket in tickets]
-        replies: dict[int, Reply] = {}
+    def order(self, desk: Desk) -> None:
+        """Have all of a desk's calls answered."""
         faults = 0
-        answers = self.ranker.answer(prompts, [ticket.call for ticket in tickets])
-        for done, (index, answer) in enumerate(answers, start=1):
+        prompts: dict[Ticket, list[dict[str, str]]] = {}
+
+        def weight(ticket: Ticket) -> int:
+            prompts[ticket] = self._prompt_of(ticket.query, ticket.call)
+            return sum(len(message["content"]) for message in prompts[ticket])
+
+        def replies_to(tickets: list[Ticket]) -> list[Reply]:
+            nonlocal faults
+            replies = self.replies(tickets, [prompts.pop(ticket) for ticket in tickets])
+            faults += sum(reply.fault is not None for reply in replies)
+            figures = {"calls": float(len(self.calls)), "malformed_rate": faults / len(self.calls)}
+            self.reporter.step(f"rerank {self.job.student}", desk.finished, len(self.queries), figures)
+            return replies
+
+        decode_in_batches(desk, self.job.recipe.decoding.batch, weight, replies_to)
+        self.calls.sort(key=itemgetter("domain", "qid", "round"))
+
+    def replies(self, tickets: Sequence[Ticket], prompts: Sequence[list[dict[str, str]]]) -> list[Reply]:
+        """The replies to a batch of calls, each kept."""
+        replies: dict[int, Reply] = {}
+        for index, answer in self.ranker.answer(prompts, [ticket.call for ticket in tickets]):
             ticket = tickets[index]
             call, query = ticket.call, self.queries[ticket.query]
             replies[index] = answer.reply
-            self.last[ticket.query] = call, answer.reply
-            faults += answer.reply.fault is not None
             self.calls.append(
                 {
                     "domain": query.domain,
@@ -115,9 +129,11 @@ class Recorder:
                     "seconds": answer.seconds,
                 }
             )
-            if done % batch == 0 or done == len(tickets):
-                metrics = {"round": self.rounds, "malformed_rate": faults / done}
-                self.reporter.step(f"rerank {self.job.student}", done, len(tickets), metrics)
+        for index, ticket in enumerate(tickets):  # as its decoder asked, whatever was answered first
+            before = self.asked_last.get(ticket.query, (0, 0))
+            if (ticket.round, ticket.place) >= before:
+                self.asked_last[ticket.query] = ticket.round, ticket.place
+                self.last[ticket.query] = ticket.call, replies[index]
         return [replies[index] for index in range(len(tickets))]
 
     def probe(self) -> pl.DataFrame:
@@ -134,9 +150,6 @@ class Recorder:
             rows[index] = probe_row(query, call, reply, answer.reply)
             self.reporter.step(f"probe {self.job.student}", len(rows), len(asked), {})
         return pl.DataFrame([rows[index] for index in sorted(rows)], schema=PROBE_SCHEMA)
-
-    def _prompt(self, ticket: Ticket) -> list[dict[str, str]]:
-        return self._prompt_of(ticket.query, ticket.call)
 
     def _prompt_of(self, number: int, call: Call) -> list[dict[str, str]]:
         query = self.queries[number]
@@ -192,9 +205,10 @@ def run(job: RerankJob, reporter: Reporter, started: float | None = None) -> Rer
     recorder = Recorder(job, ranker, queries, reporter)
     counts = [min(decoding.top, len(query.docids)) for query in queries]
     begun = time.time()
-    ranked = decode_all(counts, decoding.decoder(), recorder)
+    desk = Desk(counts, decoding.decoder())
+    recorder.order(desk)
     seconds = time.time() - begun
-    final = {(query.domain, query.qid): made for query, made in zip(queries, ranked, strict=True)}
+    final = {(query.domain, query.qid): made for query, made in zip(queries, desk.ranked, strict=True)}
     with workspace(job) as part:
         run_rows(everything, final).write_parquet(part / "run.parquet")
         pl.DataFrame(recorder.calls, schema=CALL_SCHEMA).write_parquet(part / "calls.parquet")

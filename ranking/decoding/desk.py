@@ -7,7 +7,8 @@
     desk.ranked                                   # one Ranked a query
 
 A query goes on as soon as the replies of its own batch are in, whatever the others do: nothing waits for a slower
-query, nor for a whole batch of them. `decode_all` is the loop above for a model that takes batches.
+query, nor for a whole batch of them. `decode_all` is the loop above for a formula, and `decode_in_batches` that for a
+model which takes so many calls at once.
 """
 
 from collections import Counter, deque
@@ -54,6 +55,11 @@ class Desk:
     def done(self) -> bool:
         """Whether every query has its final order."""
         return not self._open
+
+    @property
+    def finished(self) -> int:
+        """How many queries have their final order."""
+        return len(self._results)
 
     @property
     def ranked(self) -> list[Ranked]:
@@ -119,3 +125,23 @@ def decode_all(
         for ticket, reply in zip(tickets, reply_to(tickets), strict=True):
             desk.put(ticket, reply)
     return desk.ranked
+
+
+def decode_in_batches(
+    desk: Desk, batch: int, weight: Callable[[Ticket], int], reply_to: Callable[[list[Ticket]], Sequence[Reply]]
+) -> None:
+    """Answer until the desk is done, `batch` calls at a time, and fewer only where fewer are open.
+
+    Earlier rounds come first, and what is left of one is filled up with calls of the next: no query waits for the end
+    of a round. Of one round the heaviest come first, so that like ones stand together.
+    """
+    waiting: list[tuple[int, int, int, Ticket]] = []
+    taken = 0
+    while not desk.done:
+        for ticket in desk.take():
+            waiting.append((ticket.round, -weight(ticket), taken, ticket))
+            taken += 1
+        waiting.sort()
+        tickets, waiting = [entry[-1] for entry in waiting[:batch]], waiting[batch:]
+        for ticket, reply in zip(tickets, reply_to(tickets), strict=True):
+            desk.put(ticket, reply)

@@ -1,6 +1,7 @@
 """Decoders that name one passage a call: heapsort by the best of a set, and elimination of the worst.
 
 What is shown stands in the first stage's order, so that an answer without a usable name speaks for the first stage.
+Elimination also takes a model that orders whole pools, of which it reads the last.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -40,11 +41,12 @@ def heapsort(children: int = 19, k: int = 10) -> Decoder:
     return decode
 
 
-def elimination(window: int = 20) -> Decoder:
+def elimination(window: int = 20, task: Task = Task.WORST) -> Decoder:
     """The worst of a pool is put aside until one is left (IRanker): n - 1 calls in sequence.
 
-    The pool holds `window` passages: first the last of the list, then each that is put aside makes room for the next
-    one towards the front. So the first window - 1 are in exact order if the model is right.
+    With Task.ORDER a model that orders is asked, and the last of its order goes. The pool holds `window` passages:
+    first the last of the list, then each that is put aside makes room for the next one towards the front. So the first
+    window - 1 are in exact order if the model is right.
     """
     if window < 2:
         raise ValueError(f"a pool needs at least 2 passages to put one aside, got {window}.")
@@ -53,7 +55,7 @@ def elimination(window: int = 20) -> Decoder:
         pool = list(range(max(0, count - window), count))
         aside: list[int] = []
         while len(pool) > 1:
-            (reply,) = yield (Call(tuple(pool), Task.WORST),)
+            (reply,) = yield (Call(tuple(pool), task),)
             aside.append(reply.order[-1])
             pool.remove(reply.order[-1])
             if (coming := count - len(pool) - len(aside)) > 0:

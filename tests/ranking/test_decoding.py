@@ -14,7 +14,7 @@ from rerankers import Answer, at_random, decode, garbage, perfect, reversed_of
 
 from ranking.decoding.calls import Call, Decoder, Reply, Task, by_score
 from ranking.decoding.cascade import cascade
-from ranking.decoding.desk import Desk, Ticket, decode_all
+from ranking.decoding.desk import Desk, Ticket, decode_all, decode_in_batches
 from ranking.decoding.listwise import random_groups, sliding_window
 from ranking.decoding.pointwise import pointwise
 from ranking.decoding.setwise import elimination, heapsort
@@ -27,6 +27,7 @@ EVERY: dict[str, Decoder] = {
     "random groups": random_groups(5, repeats=3),
     "heapsort": heapsort(4, k=7),
     "elimination": elimination(5),
+    "elimination by orders": elimination(5, Task.ORDER),
     "pointwise": pointwise(),
     "cascade": cascade(pointwise(), sliding_window(4, 2), keep=9),
     "cascade of cascades": cascade(cascade(sliding_window(3, 1), heapsort(2, 3), 8), random_groups(3), keep=5),
@@ -345,6 +346,43 @@ def test_a_hundred_queries_over_sixty_four_hands_take_the_ideal_time_or_one_call
     time, ideal = makespan([100] * 100, decoder, 64)
     assert ideal == math.ceil(100 * calls / 64)
     assert ideal <= time <= ideal + 1
+
+
+@every
+@settings(max_examples=20, deadline=None)
+@given(counts=st.lists(st.integers(0, 30), max_size=6), batch=st.integers(1, 9), seed=st.integers(0, 2**32))
+def test_batches_are_full_while_so_many_calls_are_open_and_change_no_order(
+    decoder: Decoder, counts: list[int], batch: int, seed: int
+) -> None:
+    answer, sizes = perfect(shuffled(30, seed)), list[tuple[int, int]]()
+    desk = Desk(counts, decoder)
+    handed = 0
+
+    def replies_to(tickets: list[Ticket]) -> list[Reply]:
+        nonlocal handed
+        handed += len(tickets)
+        sizes.append((len(tickets), sum(len(one.calls) - len(one.replies) for one in desk._open.values())))
+        order = [(ticket.round, -len(ticket.call.positions)) for ticket in tickets]
+        assert order == sorted(order)  # earlier rounds first, and of one round the widest
+        return [answer(ticket.call) for ticket in tickets]
+
+    decode_in_batches(desk, batch, lambda ticket: len(ticket.call.positions), replies_to)
+    assert desk.ranked == decode(counts, decoder, answer).ranked
+    assert handed == desk.calls
+    assert all(size == min(batch, unanswered) for size, unanswered in sizes)
+
+
+def test_the_rest_of_a_round_does_not_wait_for_the_next_one() -> None:
+    sizes = []
+
+    def replies_to(tickets: list[Ticket]) -> list[Reply]:
+        sizes.append(len(tickets))
+        return [Reply(ticket.call.positions) for ticket in tickets]
+
+    desk = Desk([100] * 5, sliding_window(20, 10))
+    decode_in_batches(desk, 4, lambda ticket: 0, replies_to)
+    # 45 calls: eleven full batches and one; a round after the other would be 9 x 2.
+    assert sizes == [4] * 11 + [1] and desk.finished == 5
 
 
 def test_what_has_waited_longest_is_taken_first_and_nothing_twice() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from training_toys import RECIPE, SMALL
 
 from training.recipes import SEAMS, RecipeError, load_recipe, merge
-from training.seams import Grpo, ListwiseDirect
+from training.seams import Grpo, ListwiseDirect, Reward
 
 ROOT = Path(__file__).parents[2]
 
@@ -174,6 +174,15 @@ def test_recipes_and_jobs_import_without_torch() -> None:
     assert done.stdout.strip() == "set()"
 
 
+def test_every_reward_declares_its_scope() -> None:
+    rewards = [choice for name, choice in SEAMS["reward"].items() if name != "none"]
+    assert all(issubclass(choice, Reward) and choice().scope in ("completion", "query_group") for choice in rewards)
+    over = {path.stem for path in (ROOT / "recipes").glob("*.yaml") if load_recipe(path).over_queries}
+    assert over == {"erank"}
+    with pytest.raises(RecipeError, match=r"multi_view: scope: Input should be 'completion'"):
+        load_recipe(RECIPE, {"reward": {"scope": "query_group"}})
+
+
 def test_a_fusion_weight_is_a_share_or_is_chosen_on_dev() -> None:
     fused = load_recipe(RECIPE, {"fusion": {"name": "rrf", "weight": "dev"}})
     assert fused.fusion.weight == "dev"
@@ -182,3 +191,9 @@ def test_a_fusion_weight_is_a_share_or_is_chosen_on_dev() -> None:
     for wrong in ("test", 1.5, -0.1):
         with pytest.raises(RecipeError, match="weight"):
             load_recipe(RECIPE, {"fusion": {"name": "rrf", "weight": wrong}})
+
+
+def test_a_recipe_that_goes_over_the_list_once_has_the_hash_that_it_had() -> None:
+    recipe = load_recipe(RECIPE, SMALL)
+    assert "passes" not in recipe.decoding.model_dump()
+    assert load_recipe(RECIPE, SMALL, {"decoding": {"passes": 2}}).sha256 != recipe.sha256

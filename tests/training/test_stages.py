@@ -233,7 +233,7 @@ def test_answers_reorder_the_window_and_malformed_ones_give_what_can_be_recovere
             text = next(self.texts)
             return [(i, Completion((1, 2), (3,), text, 0.1)) for i in range(len(prompts))]
 
-    from ranking.decoding.desk import decode_all
+    from ranking.decoding.desk import Desk
     from ranking.decoding.listwise import sliding_window
     from training.generate import Decoding
     from training.rankers import Words
@@ -243,10 +243,10 @@ def test_answers_reorder_the_window_and_malformed_ones_give_what_can_be_recovere
     job = rerank_job(recipe, tiny, candidates_path, tmp_path)
     words = Words(recipe, Scripted(load_tokenizer(tiny.path)), Decoding(max_new_tokens=8))  # type: ignore[arg-type]
     recorder = rerank.Recorder(job, words, queries, reporter)
-    ranked = decode_all([4] * 4, sliding_window(3, 2), recorder)
+    recorder.order(desk := Desk([4] * 4, sliding_window(3, 2)))
     # The 2nd to 4th turned round make 1 4 3 2; then the front window holds 1 4, and the 4th is named first.
-    assert [made.order for made in ranked] == [(3, 0, 2, 1)] * 4
-    assert [call["fault"] for call in recorder.calls] == [None] * 4 + ["tags"] * 4
+    assert [made.order for made in desk.ranked] == [(3, 0, 2, 1)] * 4
+    assert [call["fault"] for call in recorder.calls] == [None, "tags"] * 4
     assert recorder.calls[0]["docids"] == [queries[0].docids[n] for n in (1, 2, 3)]
 
 
@@ -254,7 +254,7 @@ def test_answers_reorder_the_window_and_malformed_ones_give_what_can_be_recovere
 def test_a_window_turned_round_tells_a_reader_from_one_that_copies_the_order_shown(
     kind: str, tau: float | None, recipe: Recipe, tiny: ModelRef, candidates_path: Path, tmp_path: Path, reporter: Lines
 ) -> None:
-    from ranking.decoding.desk import decode_all
+    from ranking.decoding.desk import Desk
     from ranking.decoding.listwise import sliding_window
     from training.generate import Completion, Decoding
     from training.rankers import Words
@@ -283,7 +283,7 @@ def test_a_window_turned_round_tells_a_reader_from_one_that_copies_the_order_sho
     job = rerank_job(recipe, tiny, candidates_path, tmp_path)
     words = Words(recipe, Scripted(), Decoding(max_new_tokens=8))  # type: ignore[arg-type]
     recorder = rerank.Recorder(job, words, queries, reporter)
-    decode_all([4] * 4, sliding_window(3, 2), recorder)
+    recorder.order(Desk([4] * 4, sliding_window(3, 2)))
     asked = len(recorder.calls)
     probes = recorder.probe()
     assert probes.schema == rerank.PROBE_SCHEMA and probes.height == 4

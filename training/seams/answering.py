@@ -10,9 +10,15 @@ from pydantic import Field
 from ranking.decoding.calls import Decoder, Task
 from ranking.decoding.listwise import random_groups, sliding_window
 from ranking.decoding.pointwise import pointwise
-from ranking.decoding.setwise import heapsort
+from ranking.decoding.setwise import elimination, heapsort
 from ranking.fusion import Method
 from training.seams.choice import Choice
+
+
+def _is_one(value: object) -> bool:
+    """What is left out of a choice's hash, so that a recipe that does without it keeps the one that it had."""
+    return value == 1
+
 
 # decoding: how a long list is ranked ---------------------------------------------------------------------------------
 
@@ -46,6 +52,7 @@ class SlidingWindow(Written):
     name: Literal["sliding_window"] = Field("sliding_window", description="Registry name of this choice.")
     window: int = Field(20, ge=2, description="Passages in one call.")
     step: int = Field(10, ge=1, description="Passages the window moves by.")
+    passes: int = Field(1, ge=1, exclude_if=_is_one, description="Times the windows go over the whole list.")
 
     @property
     def widest(self) -> int:
@@ -54,7 +61,23 @@ class SlidingWindow(Written):
 
     def decoder(self) -> Decoder:
         """The state machine that asks (ranking.decoding)."""
-        return sliding_window(self.window, self.step)
+        return sliding_window(self.window, self.step, self.passes)
+
+
+class Elimination(Written):
+    """A pool is ordered, its last put aside, and the next passage let in, until one is left (IRanker's decoding)."""
+
+    name: Literal["elimination"] = Field("elimination", description="Registry name of this choice.")
+    window: int = Field(20, ge=2, description="Passages in the pool.")
+
+    @property
+    def widest(self) -> int:
+        """Most passages that one call shows."""
+        return self.window
+
+    def decoder(self) -> Decoder:
+        """The state machine that asks (ranking.decoding)."""
+        return elimination(self.window, Task.ORDER)
 
 
 class RandomGroups(Written):
@@ -98,6 +121,7 @@ class FirstTokenWindow(Decoding):
     name: Literal["first_token_window"] = Field("first_token_window", description="Registry name of this choice.")
     window: int = Field(20, ge=2, le=26, description="Passages in one call; there are 26 letters.")
     step: int = Field(10, ge=1, description="Passages the window moves by.")
+    passes: int = Field(1, ge=1, exclude_if=_is_one, description="Times the windows go over the whole list.")
 
     @property
     def widest(self) -> int:
@@ -106,7 +130,7 @@ class FirstTokenWindow(Decoding):
 
     def decoder(self) -> Decoder:
         """The state machine that asks (ranking.decoding)."""
-        return sliding_window(self.window, self.step, task=Task.FIRST_TOKEN)
+        return sliding_window(self.window, self.step, self.passes, Task.FIRST_TOKEN)
 
 
 class PointwiseLogits(Decoding):

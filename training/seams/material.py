@@ -94,7 +94,7 @@ class ListwiseThink(Contract):
         "labels": ("teacher_ranking",),
         "objective": ("cross_entropy", "none"),
         "reward": ("multi_view", "none"),
-        "decoding": ("sliding_window", "random_groups"),
+        "decoding": ("sliding_window", "random_groups", "elimination"),
     }
     thinks: ClassVar[bool] = True
 
