@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from warehouse.benchmarks import loading
+from warehouse.benchmarks.boards import published_averages
 from warehouse.benchmarks.folders import read_folder, write_folder
 from warehouse.benchmarks.registry import Benchmark, BenchmarkError, find, registered
 from warehouse.intake.benchmarks import read_benchmarks
@@ -152,9 +153,37 @@ def test_published_rows_stand_by_part_with_their_setting() -> None:
     assert len(bright.parts) == 12 and len(find(known, "R2MED/Biology").parts) == 8
     row, value = bright.reported("BRIGHT/biology")["ReasonRank 7B"]
     assert value == pytest.approx(0.5670) and "windows of 20 by 10" in row.setting
-    for row in bright.published:
+    by_set = [row for row in bright.published if len(row.scores) > 1]
+    assert len(by_set) == 5
+    for row in by_set:
         sets = [row.scores[one] for one in bright.sets]
         assert row.scores["average"] == pytest.approx(sum(sets) / len(sets), abs=0.011), row.system
+
+
+def test_every_figure_of_the_method_on_a_benchmark_stands_there_as_published() -> None:
+    averages = {
+        (row["part"].split(" (")[0], row["system"]): round(100 * row["measures"]["nDCG@10"], 2)
+        for one in registered(REGISTRY)
+        for row in published_averages(one)
+    }
+    bright = [value for (name, _), value in averages.items() if name == "BRIGHT"]
+    told = [30.59, 29.66, 28.34, 35.74, 38.03, 40.80]  # the table, and the leaderboard's figure
+    ablation = [30.08, 34.20, 28.69, 33.15, 34.20, 32.96, 33.60]
+    relatives = [
+        22.6,
+        31.2,
+        22.7,
+        38.7,
+        25.9,
+        27.1,
+    ]  # TFRank and ERank, each on two first stages; with a chain, without
+    assert bright == told + ablation + relatives
+    assert sorted(value for (name, _), value in averages.items() if name == "R2MED") == [23.84, 39.53, 42.85]
+    assert sorted(value for (name, _), value in averages.items() if name == "BEIR") == [43.74, 54.35, 55.44]
+    dl = {one: find(registered(REGISTRY), f"TREC-DL/{one}").reported(f"TREC-DL/{one}") for one in ("2019", "2020")}
+    assert [[dl[one][system][1] for one in dl] for system in ("Rank-R1 7B", "FIRST")] == [
+        pytest.approx([0.727, 0.685]), pytest.approx([0.729, 0.704]),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
