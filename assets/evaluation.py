@@ -160,7 +160,7 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
         return {"leaderboard": Made(product, overall_first, drawn, {"report": str(path)}, preview_rows=40)}
 
     settings = {
-        "resamples": chosen.resamples, "seed": chosen.seed, "page": 11,
+        "resamples": chosen.resamples, "seed": chosen.seed, "page": 12,
         "benchmarks": shown_sha256(_benchmarks(factory.lake.read("benchmark_scores"))),
     }  # fmt: skip
     reads = [("benchmark_runs", list(made))]
@@ -242,5 +242,8 @@ def _write_page(
     notes = {name: row.figures["settings"] for name, row in made.items()}
     beside, models = _benchmarks(shop.read("benchmark_scores")), shop.read("models")
     cards = _cards(factory.settings.home, models, board)
-    values = pages.page_values(board, _runs(shop, made), texts, models, notes, judges, champion, beside, cards)
+    resamples = factory.settings.profile.evaluation.resamples
+    values = pages.page_values(
+        board, _runs(shop, made), texts, models, notes, judges, champion, beside, cards, resamples
+    )
     return write_report(factory.settings.reports / "leaderboard.html", "leaderboard.html.j2", values)

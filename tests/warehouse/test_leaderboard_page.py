@@ -254,7 +254,15 @@ def test_the_page_is_one_file_that_marks_the_champion(
     values = page_values(
         board, made, texts, models, {"reasonrank": told}, ["people"], champion, benchmarks, {"model-1": card}
     )
+    assert values["chains"] == []  # nothing here was asked without one
+    pair = {"thinks": "reasonrank rl", "direct": "reasonrank-direct rl", "queries": 30, "mean": 0.41, "other": 0.44,
+            "difference": -0.03, "low": -0.05, "high": 0.01, "p_holm": 0.2, "wins": 8, "ties": 9, "losses": 13,
+            "tokens_per_query_thinks": 4321.0, "tokens_per_query_direct": 987.0,
+            "seconds_per_query_thinks": 9.5, "seconds_per_query_direct": 1.25}  # fmt: skip
+    values["chains"] = [] if champion is None else [pair]
     page = write_report(tmp_path / "board.html", "leaderboard.html.j2", values).read_text("utf-8")
+    for figure in ('id="chains"', "-0.0300 (-0.050 … +0.010)", "8 / 9 / 13", "4,321 against 987", "9.50 against 1.25"):
+        assert (figure in page) is (champion is not None), figure
     marked = re.findall(r"★ (bm25|sft)</td>", page)
     assert marked == {"model-1": ["sft"] * 3, None: ["bm25"] * 3, "another-model": []}[champion]
     said = {

@@ -21,6 +21,7 @@ from warehouse.pages.extremes import Texts, extremes
 from warehouse.pages.pasted import pasted
 from warehouse.pages.published import benchmark_tables
 from warehouse.pages.reports import data_uri
+from warehouse.thinking import with_and_without
 
 SHOWN = ("recipe", "domain", "stage", "queries", "value", "low", "high", "p_holm", "malformed_rate")
 CURVES = ("loss", "reward", "malformed_rate")
@@ -37,6 +38,7 @@ def page_values(
     champion: str | None,
     benchmarks: Sequence[Board] = (),
     cards: Mapping[str, str] | None = None,
+    resamples: int = 10_000,
 ) -> dict[str, Any]:
     """What leaderboard.html.j2 shows; `settings` are each recipe's for evaluation, `judges` the teachers' names.
 
@@ -64,6 +66,7 @@ def page_values(
             for row in rows
             if row["calibration"] and row["domain"] == ALL_DOMAINS
         ],
+        "chains": with_and_without(made, board, resamples, 0),
         "weights": _weights(made.weights),
         "extremes": [
             {"recipe": recipe, "stage": stage, **extremes(made, recipe, stage, texts)}
