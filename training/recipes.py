@@ -29,7 +29,7 @@ from training.seams import (
     NoReward,
     NoSampling,
     PairUnits,
-    QueryReciprocalRank,
+    Reward,
     Selecting,
     Student,
     Supervised,
@@ -114,13 +114,12 @@ class Recipe(BaseModel):
             raise ValueError("objective and reward are both none, so nothing would be trained; choose one of them")
         if self.contract.name == "letters" and isinstance(self.units, ListUnits) and self.units.max_passages > 26:
             raise ValueError(f"units: max_passages is {self.units.max_passages}, and there are 26 letters")
-        if isinstance(self.reward, QueryReciprocalRank):
-            assert isinstance(self.units, PairUnits) and isinstance(self.sampling, Grpo)  # by the contract and above
-            group = self.units.negatives + 1
-            if self.sampling.prompts % group:
+        if self.over_queries:
+            assert isinstance(self.sampling, Grpo)  # by what stands above
+            if self.sampling.prompts % self.prompts_of_a_query:
                 raise ValueError(
                     f"sampling: prompts is {self.sampling.prompts}; a reward over all passages of a query wants a "
-                    f"multiple of units.negatives + 1 = {group}"
+                    f"multiple of units.negatives + 1 = {self.prompts_of_a_query}"
                 )
             if self.sampling.no_variance != "keep":
                 raise ValueError(
@@ -134,6 +133,16 @@ class Recipe(BaseModel):
         """The stages that train, in their order: sft, rl."""
         trains = {"sft": self.objective.name != "none", "rl": self.reward.name != "none"}
         return tuple(stage for stage, there in trains.items() if there)
+
+    @property
+    def over_queries(self) -> bool:
+        """Whether a rollout's reward depends on the other rollouts of its query."""
+        return isinstance(self.reward, Reward) and self.reward.scope == "query_group"
+
+    @property
+    def prompts_of_a_query(self) -> int:
+        """Prompts that are made of a query at once: a list or set is one, pairs are a group of several."""
+        return self.units.negatives + 1 if isinstance(self.units, PairUnits) else 1
 
     @property
     def supervised(self) -> Supervised:

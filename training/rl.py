@@ -29,7 +29,7 @@ from training.jobs import RlJob, TrainResult
 from training.ranks import count, sharded
 from training.recipes import Recipe, RecipeError
 from training.reporting import Reporter, open_reporter
-from training.seams import ExactLabel, MultiView, PairUnits, QueryReciprocalRank, TeacherScore
+from training.seams import ExactLabel, MultiView, QueryReciprocalRank, TeacherScore
 from training.stages import Bench, Data, carry_out, common, lora
 
 # Names of TRL's log entries, and what they are called here; the terms of the recipe's reward stand beside them.
@@ -155,11 +155,9 @@ def _arranging(trainer: type) -> Any:
 
 def _in_groups(examples: Sequence[RankingExample], job: RlJob) -> list[RankingExample]:
     """Examples in the order in which they are drawn: shuffled, where a reward is over a query by whole queries."""
-    if job.recipe.reward.name != "query_reciprocal_rank":
+    if not job.recipe.over_queries:
         return list(examples)
-    units = job.recipe.units
-    assert isinstance(units, PairUnits)  # by the contract's `fits`
-    size = units.negatives + 1
+    size = job.recipe.prompts_of_a_query
     groups = [examples[start : start + size] for start in range(0, len(examples), size)]
     random.Random(job.seed).shuffle(groups)
     return [example for group in groups for example in group]
@@ -250,7 +248,7 @@ def _config(job: RlJob, part: Path) -> Any:
             f"sampling: prompts x rollouts = {drawn} completions do not divide into {sampling.updates} updates of "
             f"{count()} processes' batches of {sampling.batch}; lower sampling.batch, or num_processes in {job.launch}"
         )
-    whole = recipe.units.negatives + 1 if isinstance(recipe.units, PairUnits) else 1
+    whole = recipe.prompts_of_a_query
     if sampling.prompts % (whole * count()):
         raise RecipeError(
             f"sampling: prompts is {sampling.prompts}; {count()} processes with {whole} prompts of a query each want a "
@@ -271,7 +269,7 @@ def _config(job: RlJob, part: Path) -> Any:
         loss_type=sampling.loss_type,
         scale_rewards=sampling.scale_rewards,
         remove_unused_columns=False,
-        shuffle_dataset=recipe.reward.name != "query_reciprocal_rank",
+        shuffle_dataset=not recipe.over_queries,
         **vllm_arguments(job),
         **common(recipe.model, part, job.seed),
     )

@@ -101,7 +101,13 @@ class NoReward(Choice):
     name: Literal["none"] = Field("none", description="Registry name of this choice.")
 
 
-class MultiView(Choice):
+class Reward(Choice):
+    """What a rollout is worth. Where `scope` is the query, all of a query's rollouts are drawn and judged together."""
+
+    scope: Literal["completion", "query_group"] = Field(description="What one reward is computed over.")
+
+
+class MultiView(Reward):
     """NDCG@k + recall_weight x Recall@k + rbo_weight x RBO to the teacher's order (METHOD.md section 4)."""
 
     name: Literal["multi_view"] = Field("multi_view", description="Registry name of this choice.")
@@ -114,14 +120,14 @@ class MultiView(Choice):
     scope: Literal["completion"] = Field("completion", description="What one reward is computed over.")
 
 
-class ExactLabel(Choice):
+class ExactLabel(Reward):
     """1 where the format is right and the relevant passage is named, else 0 (Rank-R1)."""
 
     name: Literal["exact_label"] = Field("exact_label", description="Registry name of this choice.")
     scope: Literal["completion"] = Field("completion", description="What one reward is computed over.")
 
 
-class QueryReciprocalRank(Choice):
+class QueryReciprocalRank(Reward):
     """The reciprocal rank of a rollout's score among all rollouts of all passages of its query (ERank)."""
 
     name: Literal["query_reciprocal_rank"] = Field("query_reciprocal_rank", description="Registry name of this choice.")
