@@ -6,6 +6,8 @@ Deliberately absent: choosing a device (see `student.best_device`), and any chan
 import ctypes
 import ctypes.util
 import os
+import sys
+from types import TracebackType
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _MIB = 2**20
@@ -18,7 +20,14 @@ def settle() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    sys.excepthook = _quiet_at_ctrl_c
     keep_memory()
+
+
+def _quiet_at_ctrl_c(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Whoever stops a run knows it: a page of where this process was at that moment hides what the run says last."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
 
 
 def keep_memory() -> bool:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
@@ -218,8 +219,10 @@ def test_a_process_that_waits_for_another_ends_at_ctrl_c(words: ModelRef, rows: 
         assert second.stderr is not None
         try:
             assert any("waiting for it" in line for line in second.stderr)
+            time.sleep(2)  # it has told that it will wait; and now it does
             second.send_signal(signal.SIGINT)
             assert second.wait(60) == -signal.SIGINT
+            assert "Traceback" not in second.stderr.read()
         finally:
             second.kill()
             second.communicate()
