@@ -33,13 +33,15 @@ from warehouse.pages.reports import write_report
 from warehouse.production import Made, Shop, Step, own
 
 INPUTS = ("queries", "passages", "human_judgements", "candidates")
+# Every recipe is measured in every domain; told nothing, Dagster looks for a domain of the recipe's name.
+EVERY_DOMAIN = [dg.AssetDep(asset, partition_mapping=dg.AllPartitionMapping()) for asset in INPUTS]
 
 
 @dg.asset(
     check_specs=law("benchmark_runs"),
     group_name="evaluation",
     partitions_def=recipes,
-    deps=[*INPUTS, "sft_model", "rl_model"],
+    deps=[*EVERY_DOMAIN, "sft_model", "rl_model"],
     kinds={"pytorch", "huggingface"},
     pool="accelerator",
 )
