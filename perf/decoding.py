@@ -1,12 +1,15 @@
 """How near each decoder comes to the time that its sequential depth allows, over an endpoint of fixed latency.
 
     python perf/decoding.py [--queries 100] [--top 100] [--in-flight 64] [--latency-ms 200] [--rounds 1]
-                            [--only 'sliding window,heapsort'] [--json FILE]
+                            [--only 'sliding window,heapsort'] [--peer-queries 10] [--json FILE]
 
 Each decoder reranks `--queries` lists of `--top` passages through `training.endpoint` and the engine (store on disk,
 budget, pace, answers read) against a fresh `loopback.py`, whose one answer is read as an order, a name or a score.
 Ideal is latency x the larger of two: the calls in sequence of one query, and all calls by those in flight, rounded up.
 No schedule is shorter. The clock starts when the engine is built and stops with the last order.
+
+Where RankLLM is installed, its client of endpoints goes over `--peer-queries` lists against the same server, whose
+count is believed. It asks a window after the other, so that its seconds grow with the lists.
 
 Absent on purpose: quality (the server reads nothing), and a GPU: how quick a model is, is not the decoder's doing.
 """
@@ -18,9 +21,11 @@ import json
 import math
 import os
 import platform
+import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -127,6 +132,31 @@ def table(heats: list[Heat], queries: int) -> str:
     return "\n".join(lines)
 
 
+def rankllm(given: argparse.Namespace) -> dict[str, float | str] | None:
+    """What RankLLM takes for a sliding window, against a server of its own; None where it is not installed."""
+    if find_spec("rank_llm") is None:
+        return None
+    with loopback(given.latency_ms) as base_url:
+        size = ["--queries", str(given.peer_queries), "--top", str(given.top)]
+        script = [sys.executable, "-P", str(Path(__file__).parent / "peers" / "rankllm.py")]
+        told = subprocess.run(
+            [*script, "--base-url", base_url, "--model", MODEL, *size],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, timeout=3600,
+        )  # fmt: skip
+        return {**json.loads(told.stdout.splitlines()[-1]), **count(base_url)}  # RankLLM prints, too
+
+
+def beside(peer: dict[str, float | str], heats: list[Heat], queries: int) -> str:
+    """RankLLM's seconds a list beside ours, in words."""
+    ours = median(heat.seconds for heat in heats if heat.decoder == "sliding window 20/10") / queries
+    theirs = float(peer["seconds"]) / float(peer["queries"])
+    return (
+        f"RankLLM {peer['version']}, windows of 20 by 10: {theirs:.2f} s a list over {peer['queries']} lists "
+        f"({float(peer['served']) / float(peer['queries']):.1f} calls each, at most {peer['most_in_flight']:g} in "
+        f"flight); ours {ours:.3f} s a list over {queries}: {theirs / ours:.0f} times as fast."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="How near each decoder comes to its ideal over an endpoint.")
     parser.add_argument("--queries", type=int, default=100)
@@ -135,6 +165,7 @@ def main() -> None:
     parser.add_argument("--latency-ms", type=float, default=200.0)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", help="names of decoders, with commas; all by default")
+    parser.add_argument("--peer-queries", type=int, default=10, help="lists that RankLLM goes over; 0 leaves it out")
     parser.add_argument("--json", type=Path, help="also write every run there")
     given = parser.parse_args()
 
@@ -152,8 +183,12 @@ def main() -> None:
             heats.append(rerank(name, number, given))
             print(f"round {number}, {name}: {heats[-1].ideal / heats[-1].seconds:.0%} of ideal", file=sys.stderr)
     print(table(heats, given.queries))
+    peer = rankllm(given) if given.peer_queries and "sliding window 20/10" in names else None
+    if peer is not None:
+        print(f"\n{beside(peer, heats, given.queries)}")
     if given.json:
-        given.json.write_text(json.dumps({"machine": machine, "heats": [asdict(heat) for heat in heats]}, indent=1))
+        told = {"machine": machine, "heats": [asdict(heat) for heat in heats], "rankllm": peer}
+        given.json.write_text(json.dumps(told, indent=1))
 
 
 if __name__ == "__main__":
