@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -172,3 +173,19 @@ def test_a_file_that_is_no_template_is_refused_by_name_and_section(tmp_path: Pat
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(TemplateError, match=r"one of: judge_yes_no, mine_hard_negatives, .*rank_student"):
         load_template("rank_teachers")
+
+
+@pytest.mark.parametrize("name", [name for name in (*RANKING, *POINTWISE) if name != "rank_teacher"])
+def test_windows_of_a_query_share_their_beginning_so_that_a_prefix_cache_helps(name: str) -> None:
+    template, query = load_template(name), "why is the sea salt"
+    names = [*"ABCDEF"] if name == "rank_letters" else None
+
+    def text(query: str, *passages: str) -> str:
+        return "\n".join(message["content"] for message in template.messages(query, passages, names=names))
+
+    one, other = text(query, "alpha", "beta"), text(query, "gamma", "delta", "epsilon")
+    shared = os.path.commonprefix([one, other])
+    # Whatever is shown, and however much of it: instructions, query and the words before the first passage.
+    assert shared == one[: one.index("alpha")] and query in shared
+    # And for all queries alike the instructions.
+    assert os.path.commonprefix([one, text("another question", "alpha")]).startswith(template.system_message)
