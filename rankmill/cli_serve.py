@@ -150,7 +150,8 @@ def serve(
             stop = _stop_signal()
 
             def on_address(url: str, server: RerankServer) -> None:
-                typer.echo(f"{url} loads {chosen.names[0]} ({job.model.sha256[:12]}); Ctrl-C ends it")
+                named = ", ".join(dict.fromkeys((chosen.names[0], chosen.names[-1])))  # typed; of `models`
+                typer.echo(f"{url} loads {named} (weights {job.model.sha256[:12]}); Ctrl-C ends it")
                 waiting.append(asyncio.create_task(tell_when_ready(url, server)))
 
             async def tell_when_ready(url: str, server: RerankServer) -> None:
