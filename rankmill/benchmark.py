@@ -9,6 +9,7 @@ queries of the judgements, as trec_eval has them. Absent on purpose: training on
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from warehouse.benchmarks.boards import Board, boards_of, unregistered
 from warehouse.benchmarks.folders import ASKED, SEARCHED, read_folder, write_folder
 from warehouse.benchmarks.loading import Texts, load
 from warehouse.benchmarks.registry import Benchmark, BenchmarkError, find, registered
-from warehouse.lake import CommitMessage, Replace, canonical_sha256
+from warehouse.lake import CommitMessage, Replace, canonical_sha256, content_sha256
 from warehouse.production import CODE_VERSION
 
 REGISTRY = ROOT / "benchmarks"
@@ -90,16 +91,17 @@ def measure(
     """The first stage, the models' reranking of it, and where a recipe says so the two fused; kept in the lake.
 
     `models` is none, one, or two of a cascade, the second over the first `keep` of what the first makes. `run` is
-    another first stage than the folder's, or than BM25 where that has none. Raises BenchmarkError.
+    another first stage than the registry's or the folder's, or than BM25 where there is none. Raises BenchmarkError.
     """
-    texts = read_folder(part.folder, part.name, run)
+    texts = read_folder(part.folder, part.name, run or part.benchmark.run_of(part.name))
     work = settings.home / "benchmarks" / "runs" / part.name
     first, said = _first_stage(texts, part.benchmark.top)
-    path = work / "first_stage.trec"
+    stem = content_sha256(first, ["qid", "rank"])[:8]  # a row's run stays when another first stage is measured
+    path = work / f"first_stage-{stem}.trec"
     write_run(path, first, "first-stage")
     setting: dict[str, Any] = {"first_stage": said, "query_retrieved": _field(texts), "depth": first["rank"].max()}
     known = (part.name, part.benchmark)
-    base = row_of(settings, known, texts, path, f"{said.partition('(')[0]} (first stage)", setting)
+    base = row_of(settings, known, texts, path, f"{said.partition('(')[0].strip()} (first stage)", setting)
     rows, notes = [base.row], []
     if models:
         asked = [_within(model, part.benchmark, passage_tokens) for model in models]
@@ -108,7 +110,7 @@ def measure(
         lists = lists_of(first, path, (shown, part.folder / ASKED), (passages, part.folder / SEARCHED))
         made = rerank(settings, asked, keep, lists, None, True, watch)
         name = "-".join(f"{one.recipe.name}-{one.short}-{passage_budget(one)}" for one in asked).replace("/", "-")
-        out = work / f"{name}{f'-{keep}' if len(asked) > 1 else ''}.trec"
+        out = work / f"{name}{f'-{keep}' if len(asked) > 1 else ''}-{stem}.trec"
         write_run(out, made.run, tag(asked))
         how = {**setting, **asked_how(asked, keep, made)}
         system = ", then ".join(f"{one.recipe.name}: {one.told}" for one in asked)
@@ -162,7 +164,9 @@ def _first_stage(texts: Texts, top: int) -> tuple[pl.DataFrame, str]:
         # As trec_eval reads a run: by score, ties by docid; the rank column is not trusted.
         ordered = kept.sort("qid", "score", "docid", descending=[False, True, True])
         ranked = ordered.with_columns(rank=pl.int_range(1, pl.len() + 1).over("qid"))
-        return ranked.filter(pl.col("rank") <= top), "given run"
+        assert texts.run is not None  # where the run is from
+        digest = hashlib.sha256(texts.run.read_bytes()).hexdigest()
+        return ranked.filter(pl.col("rank") <= top), f"given run {texts.run.name} ({digest[:12]})"
     if texts.passages.is_empty() or texts.queries.is_empty():
         raise BenchmarkError(
             f"{texts.name}: without passages or queries BM25 cannot rank. Give a run with --run, or bring "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import sqlite3
@@ -13,6 +14,7 @@ from toy_checkpoint import PROFILE, make_checkpoint, write_lists, write_profile
 from typer.testing import CliRunner, Result
 
 from rankmill.cli import app
+from warehouse.benchmarks.registry import load_benchmark
 
 QUERIES = 6
 
@@ -56,7 +58,7 @@ def test_a_model_stands_beside_its_first_stage_and_is_scored_as_its_run_file_is(
     done = benchmark(tmp_path, *words)
     assert done.exit_code == 0, done.output
     first, model = json.loads(done.stdout)
-    assert first["system"] == "given run (first stage)" and first["model"] == ""
+    assert first["system"] == "given run in.trec (first stage)" and first["model"] == ""
     assert (model["queries"], model["setting"]["not_reranked"]) == (QUERIES, 0)
     assert model["setting"]["depth"] == first["setting"]["depth"] == 6
     assert model["run_sha256"] != first["run_sha256"]
@@ -80,7 +82,29 @@ def test_a_model_stands_beside_its_first_stage_and_is_scored_as_its_run_file_is(
     kept = json.loads(benchmark(tmp_path, "scores", "--json").stdout)
     assert sorted(row["model"] for row in kept) == sorted(["", model["model"]])
     assert {row["model"]: row["measures"] for row in kept}[model["model"]] == model["measures"]
-    assert "given run (first stage)" in benchmark(tmp_path, "scores").stdout
+    assert "given run in.trec" in benchmark(tmp_path, "scores").stdout
+
+
+def test_another_run_is_another_first_stage_and_keeps_a_row_of_its_own(toy: Path, tmp_path: Path) -> None:
+    lines = (toy / "small" / "in.trec").read_text("utf-8").splitlines()
+    other = tmp_path / "other" / "in.trec"
+    other.parent.mkdir()
+    turned = [line.split() for line in lines]
+    other.write_text("".join(f"{q} Q0 {d} {7 - int(r)} {r} turned\n" for q, _, d, r, *_ in turned), "utf-8")
+    registry = tmp_path / "small.yaml"
+    words = {"name": "small", "description": "A toy.", "license": "CC0-1.0", "bring": "the folder", "passage_tokens": 8}
+    registry.write_text(yaml.safe_dump(words | {"first_stage": "other/in.trec"}), "utf-8")
+    (ours,) = json.loads(benchmark(tmp_path / "home", "run", str(toy / "small"), "--json").stdout)
+    (theirs,) = json.loads(
+        benchmark(tmp_path / "home", "run", str(toy / "small"), "--run", str(other), "--json").stdout
+    )
+    assert ours["system"] == theirs["system"] and ours["setting"]["first_stage"] != theirs["setting"]["first_stage"]
+    kept = json.loads(benchmark(tmp_path / "home", "scores", "--json").stdout)
+    assert [row["setting"]["first_stage"] for row in kept] == [one["setting"]["first_stage"] for one in (ours, theirs)]
+    for row in kept:
+        assert hashlib.sha256((tmp_path / "home" / row["run"]).read_bytes()).hexdigest() == row["run_sha256"]
+    # The registry may name the run, from its own folder.
+    assert load_benchmark(registry).run_of("small") == other
 
 
 @pytest.fixture(scope="module")

@@ -59,13 +59,13 @@ def read_folder(folder: Path, name: str, run: Path | None = None) -> Texts:
     runs = sorted(folder.glob("*.trec")) if run is None else [run]
     if len(runs) > 1:
         raise BenchmarkError(f"{folder}: holds {len(runs)} runs. Name the first stage with --run.")
-    first = read_run(runs[0]) if runs else None
+    first = (read_run(runs[0]), runs[0]) if runs else (None, None)
     judged = read_qrels(folder / JUDGED)
     if not asked:
         empty = pl.DataFrame(schema=QUERIES), pl.DataFrame(searched, schema=PASSAGES, orient="row")
-        return Texts(name, *empty, judged, first)
+        return Texts(name, *empty, judged, *first)
     found = texts(name, asked, searched, judged.iter_rows())
-    return Texts(name, found.queries, found.passages, found.judgements, first)
+    return Texts(name, found.queries, found.passages, found.judgements, *first)
 
 
 def json_lines(file: Path, key: str) -> Iterator[dict[str, Any]]:

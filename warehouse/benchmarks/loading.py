@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -27,13 +28,14 @@ JUDGEMENTS = pl.Schema({"qid": pl.String(), "docid": pl.String(), "grade": pl.In
 
 @dataclass(frozen=True)
 class Texts:
-    """One part of a benchmark: QUERIES, PASSAGES, JUDGEMENTS, and its run of a first stage where it has one."""
+    """One part of a benchmark: QUERIES, PASSAGES, JUDGEMENTS, and its run of a first stage and that run's file."""
 
     name: str
     queries: pl.DataFrame
     passages: pl.DataFrame
     judgements: pl.DataFrame
     first_stage: pl.DataFrame | None = None
+    run: Path | None = None
 
 
 def load(benchmark: Benchmark, part: str, wanted: Sequence[str] = ()) -> Texts:

@@ -98,6 +98,11 @@ class Benchmark(_Strict):
     hub: Hub | None = Field(None, description="Where it stands on the hub.")
     ir_datasets: str | None = Field(None, description="Its id in ir_datasets, which holds documents too.")
     bring: str | None = Field(None, description="Where a person finds it, where no library fetches it.")
+    first_stage: str | None = Field(
+        None,
+        description="TREC run that is reranked, `{set}` for the set, from the file's folder; null is the run that a "
+        "part's folder holds, else own BM25.",
+    )
     passage_tokens: int = Field(ge=1, description="Tokens of a passage that a reranker is shown.")
     top: int = Field(100, ge=1, description="Candidates of the first stage that are reranked.")
     guards_passages: bool = Field(
@@ -123,6 +128,10 @@ class Benchmark(_Strict):
         """Names of what is measured on its own: the sets, or the benchmark."""
         return tuple(f"{self.name}/{one}" for one in self.sets) or (self.name,)
 
+    def run_of(self, part: str) -> Path | None:
+        """The run that stands for a part's first stage, where the file names one."""
+        return None if self.first_stage is None else Path(at(self.first_stage, part.rpartition("/")[2]))
+
     def reported(self, part: str) -> dict[str, tuple[Published, float]]:
         """By system, what is published for a part, from 0 to 1."""
         one = part.rpartition("/")[2]
@@ -130,9 +139,11 @@ class Benchmark(_Strict):
 
 
 def load_benchmark(path: Path) -> Benchmark:
-    """One file of benchmarks/. Raises BenchmarkError."""
+    """One file of benchmarks/, the run that it names with its folder. Raises BenchmarkError."""
     try:
-        return Benchmark.model_validate(yaml.safe_load(path.read_text("utf-8")))
+        read = Benchmark.model_validate(yaml.safe_load(path.read_text("utf-8")))
+        run = None if read.first_stage is None else str(path.parent / read.first_stage)
+        return read.model_copy(update={"first_stage": run})
     except (ValidationError, yaml.YAMLError) as error:
         raise BenchmarkError(f"{path} is not a valid benchmark: {error}") from None
 

@@ -41,7 +41,8 @@ def _how(row: Mapping[str, Any]) -> str:
     setting = row["setting"]
     if row["origin"] == PUBLISHED:
         return f"{setting['told']}; fusion: {setting['fusion']}; {setting['source']}"
-    first = f"{setting['first_stage']} over {setting['query_retrieved']}, top {setting['depth']}"
+    read = setting["query_retrieved"]
+    first = f"{setting['first_stage']}{f' over {read}' if read.isidentifier() else ''}, top {setting['depth']}"
     decoding = setting.get("decoding")
     if decoding is None:
         return f"{first}, no reranking"
