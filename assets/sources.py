@@ -11,7 +11,7 @@ from assets.resources import Factory
 from rankmill.settings import ROOT
 from warehouse.intake.benchmarks import read_benchmarks
 from warehouse.intake.steps import SOURCES, source_step
-from warehouse.lake import Replace, content_sha256
+from warehouse.lake import Replace, content_sha256, opened
 from warehouse.ledger import WHOLE, Product
 from warehouse.production import Made, Shop, Step
 
@@ -32,6 +32,13 @@ def source(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg.M
     """One domain's folder, package or hub data set, read once and checked at the door."""
     step = source_step(factory.active(context.partition_key), factory.settings.profile.seed)
     yield from produce(context, factory, step)
+    with opened(factory.lake) as lake:
+        train = lake.read("queries", {"domain": context.partition_key, "split": "train"}, ["qid"]).height
+    if not train:
+        context.log.warning(
+            f"{context.partition_key} has no query of the split `train`, so nothing of it is labelled or trained on; "
+            "its dev or test queries are measured. Set `split` in its queries.jsonl."
+        )
 
 
 @dg.asset(check_specs=law("benchmarks"), group_name="sources", kinds={"duckdb"}, pool="lake")

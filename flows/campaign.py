@@ -102,8 +102,10 @@ def label(
         if on_progress is not None and foreseen.calls:
             on_progress(f"{name}: {foreseen.line}")
         watchers: list[Callable[[Progress], None]] = [last.append]
-        if on_progress is not None:
+        if on_progress is not None and questions:
             watchers.append(lambda progress: on_progress(f"{name}: {progress.line}"))
+        elif on_progress is not None:
+            on_progress(f"{name}: there is nothing to ask")
         if teacher.metrics_port is not None:
             watchers.append(during.enter_context(serving_metrics(teacher.metrics_port)))
 

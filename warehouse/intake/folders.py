@@ -263,6 +263,11 @@ def parse_judgements(data: bytes, file: str) -> Lines:
         pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line")
     )
     lines = lines.filter(pl.col("content").str.strip_chars() != "")
+    if lines["content"].str.split("\t").list.len().eq(3).all():
+        what = f"{lines.height:,} lines of three columns, as BEIR writes them (query, passage, score under a header)"
+        mended = "awk -F'\\t' -v OFS='\\t' '$3 ~ /^[0-9]+$/ {print $1, 0, $2, $3}'"
+        remedy = f"Add the second column and drop the header: {mended} {file} > fixed && mv fixed {file}"
+        return Lines(RAW_JUDGEMENTS.to_frame(), (Fault(file, lines["line"][0], what, remedy),))
     columns = r"^\s*(?<qid>\S+)\s+\S+\s+(?<docid>\S+)\s+(?<grade>\d{1,9})\s*$"
     parts = lines.with_columns(parts=pl.col("content").str.extract_groups(columns)).unnest("parts")
     faults = [
