@@ -40,7 +40,11 @@ class RunProgress(logging.Handler):
         meta = getattr(record, "dagster_meta", {})
         event = meta.get("dagster_event")
         if event is None and record.levelno >= logging.INFO:
-            self._say(str(meta.get("orig_message") or record.getMessage()))
+            said = str(meta.get("orig_message") or record.getMessage())
+            if record.levelno >= logging.ERROR:
+                self.line(f"{self.place} · {said}", "bold red")
+            else:
+                self._say(said)
         elif event is None:
             return
         elif event.event_type_value == "ASSET_MATERIALIZATION":

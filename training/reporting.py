@@ -24,6 +24,9 @@ class Reporter(Protocol):
     def note(self, text: str) -> None:
         """Say one thing in words."""
 
+    def fail(self, text: str) -> None:
+        """Say why it ends."""
+
     def step(self, stage: str, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Say that a step is done, with its numbers."""
 
@@ -36,6 +39,10 @@ class LineReporter:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
+    def fail(self, text: str) -> None:
+        """One line."""
+        self.note(text)
+
     def step(self, stage: str, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """One line with the numbers."""
         self.note(line(stage, step, total, metrics))
@@ -45,6 +52,9 @@ class SilentReporter:
     """What the other processes of a stage tell."""
 
     def note(self, text: str) -> None:
+        """Nothing."""
+
+    def fail(self, text: str) -> None:
         """Nothing."""
 
     def step(self, stage: str, step: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -60,6 +70,10 @@ class PipesReporter:
     def note(self, text: str) -> None:
         """One log line in the run's event log."""
         self.pipes.log.info(text)
+
+    def fail(self, text: str) -> None:
+        """One log line, as an error."""
+        self.pipes.log.error(text)
 
     def step(self, stage: str, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """One log line and one custom message."""

@@ -30,7 +30,7 @@ from training.ranks import count, sharded
 from training.recipes import Recipe, RecipeError
 from training.reporting import Reporter, open_reporter
 from training.seams import ExactLabel, MultiView, QueryReciprocalRank, TeacherScore
-from training.stages import Bench, Data, carry_out, common, lora
+from training.stages import Bench, Data, attempted, carry_out, common, lora
 
 # Names of TRL's log entries, and what they are called here; the terms of the recipe's reward stand beside them.
 METRICS = {
@@ -288,13 +288,14 @@ def vllm_arguments(job: RlJob) -> dict[str, Any]:
     return job.vllm.arguments()
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the job file named on the command line."""
+def main(argv: Sequence[str]) -> int:
+    """Run the job file named on the command line; gives the status to exit with."""
     (path,) = argv
     settle()
+    job = RlJob.model_validate_json(Path(path).read_bytes())
     with open_reporter() as reporter:
-        run(RlJob.model_validate_json(Path(path).read_bytes()), reporter)
+        return attempted(lambda: run(job, reporter), reporter)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -22,7 +22,7 @@ from training.ranks import count
 from training.readings import NO, YES
 from training.reporting import Reporter, open_reporter
 from training.seams import FirstTokenRankNet, SoftmaxCrossEntropy, Student, Supervised
-from training.stages import Bench, Data, carry_out, common, lora
+from training.stages import Bench, Data, attempted, carry_out, common, lora
 
 # Names of TRL's log entries, and what they are called here.
 METRICS = {
@@ -187,13 +187,14 @@ def _lengths_and_rates(objective: Supervised) -> dict[str, Any]:
     }
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the job file named on the command line."""
+def main(argv: Sequence[str]) -> int:
+    """Run the job file named on the command line; gives the status to exit with."""
     (path,) = argv
     settle()
+    job = SftJob.model_validate_json(Path(path).read_bytes())
     with open_reporter() as reporter:
-        run(SftJob.model_validate_json(Path(path).read_bytes()), reporter)
+        return attempted(lambda: run(job, reporter), reporter)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

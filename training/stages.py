@@ -15,10 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints import read_rows, require, write_checkpoint
+from training.checkpoints import TrainingDataError, read_rows, require, write_checkpoint
 from training.curves import Curve, Tally, merged, only_curve, quiet
 from training.examples import PairGroup, RankingExample
-from training.faults import explained, guard
+from training.faults import TrainingStopped, explained, guard
+from training.first_token import SeveralTokensError
 from training.jobs import LeftOut, RlJob, SftJob, TrainResult, finished, publish, workspace
 from training.rankers import ranker_for
 from training.ranks import count, first, join, same, sharded, wait
@@ -26,6 +27,7 @@ from training.recipes import RecipeError
 from training.reporting import Reporter
 from training.seams import Student
 from training.selection import Selection, dev_lists
+from training.student import StudentError
 from training.survival import Keeper, Member, alone
 
 
@@ -74,6 +76,8 @@ class Bench:
         return twin.eval()
 
 
+# Errors that say what to do next: the way to them in the code says nothing more.
+PLAIN = (TrainingDataError, TrainingStopped, RecipeError, StudentError, SeveralTokensError)
 Rows = Sequence[Mapping[str, Any]]
 Prepare = Callable[[Any, Rows, Any], tuple[Data, Callable[[Bench], Any]]]
 
@@ -93,6 +97,16 @@ def carry_out(job: SftJob | RlJob, names: Mapping[str, str], prepare: Prepare, r
     assert done is not None
     reporter.note(f"{job.stage}: nothing to do, {job.folder} is finished")
     return done
+
+
+def attempted(work: Callable[[], object], reporter: Reporter) -> int:
+    """Do a stage's work; what explains itself is told in its own words alone. Gives the status to exit with."""
+    try:
+        work()
+    except PLAIN as error:
+        reporter.fail(str(error))
+        return 1
+    return 0
 
 
 def _train(

@@ -43,9 +43,11 @@ def test_through_pipes_a_step_is_a_log_line_and_a_message(tmp_path: Path) -> Non
         "DAGSTER_PIPES_CONTEXT": dagster_pipes.encode_param({"data": context}),
         "DAGSTER_PIPES_MESSAGES": dagster_pipes.encode_param({"path": str(messages)}),
     }
-    code = "from training.reporting import open_reporter as o\nwith o() as r: r.step('sft', 1, 2, {'loss': 0.5})"
+    code = "from training.reporting import open_reporter as o\n"
+    code += "with o() as r: r.step('sft', 1, 2, {'loss': 0.5}); r.fail('no')"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
     sent = [json.loads(text) for text in messages.read_text().splitlines()]
     custom = [m["params"]["payload"] for m in sent if m["method"] == "report_custom_message"]
     assert custom == [{"stage": "sft", "step": 1, "total": 2, "loss": 0.5}]
-    assert any(m["method"] == "log" and m["params"]["message"] == "sft 1/2  loss 0.5" for m in sent)
+    logged = [(m["params"]["message"], m["params"]["level"]) for m in sent if m["method"] == "log"]
+    assert logged == [("sft 1/2  loss 0.5", "INFO"), ("no", "ERROR")]

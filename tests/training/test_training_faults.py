@@ -1,6 +1,8 @@
 """What cannot go on stops, says why and what to change, and leaves the last good state."""
 
 import math
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ from word_stages import make_words, rl_job, run, sft_job, write_rows
 
 from training import rl, sft
 from training.faults import HIGHEST_KL, ON_END, OPENING, TrainingStopped, diagnose
-from training.jobs import ModelRef, RlJob, SftJob, TrainResult, finished
-from training.stages import carry_out
+from training.jobs import ModelRef, RlJob, SftJob, TrainResult, command, finished
+from training.stages import attempted, carry_out
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +167,29 @@ def test_other_errors_are_left_as_they_are(words: ModelRef, rows: Path, tmp_path
     with pytest.raises(RuntimeError, match=r"^mat1 and mat2") as raised:
         run_with(sft_job(words, rows, tmp_path), at_step(2, other))
     assert not isinstance(raised.value, TrainingStopped)
+
+
+def test_a_process_that_cannot_go_on_says_why_in_one_line(words: ModelRef, tmp_path: Path) -> None:
+    others = write_rows(tmp_path, "rl")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    job = sft_job(words, others, tmp_path)
+    ended = subprocess.run(command(job), capture_output=True, text=True, env=environment)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith(f"{others}: none of 0 sft rows fits the recipe: no row has split")
+
+
+def test_what_explains_itself_is_told_as_an_error_and_anything_else_is_left_as_it_is() -> None:
+    def stop() -> None:
+        raise TrainingStopped("sft stopped at step 3")
+
+    def break_down() -> None:
+        raise ZeroDivisionError
+
+    reporter = Lines()
+    assert (attempted(stop, reporter), reporter.notes) == (1, ["sft stopped at step 3"])
+    assert attempted(list, reporter) == 0
+    with pytest.raises(ZeroDivisionError):
+        attempted(break_down, reporter)
 
 
 def curve(*losses: float, kl: float = 0.0) -> list[dict[str, float]]:

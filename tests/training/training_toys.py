@@ -34,6 +34,9 @@ class Lines:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    def fail(self, text: str) -> None:
+        self.note(text)
+
     def step(self, stage: str, step: int, total: int, metrics: Mapping[str, float]) -> None:
         self.steps.append((stage, step, total, dict(metrics)))
 
