@@ -66,6 +66,9 @@ def plan(
                 f"{stage.memory / 2**30:.0f} GiB a device ({'fits' if stage.fits(made.device) else 'DOES NOT FIT'}); "
                 f"{f'{stage.hours:.1f} h' if stage.hours >= 1 else f'{60 * stage.hours:.1f} min'}"
             )
+            if not stage.steps:
+                few = "fewer than sampling.prompts draws together" if stage.examples else "no row fits"
+                typer.echo(f"       not one step: {few}. The stage would stop with an error that says what to change")
         if whose != made.base:
             typer.echo(f"tokens counted with the tokenizer of {whose}: {made.base} is not at hand")
         typer.echo("rows and tokens are counted, memory and hours are reckoned (training/planning.py); nothing started")

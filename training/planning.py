@@ -86,7 +86,10 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: what was counted, and what is reckoned from it; `longest` and `tokens` in tokens, memory in bytes."""
+    """One stage: what was counted, and what is reckoned from it; `longest` and `tokens` in tokens, memory in bytes.
+
+    No steps are planned where the rows do not suffice for one: the stage would stop with an error.
+    """
 
     stage: str
     rows: int
@@ -173,7 +176,8 @@ def _reinforced(
     prompts = [prompt_length(tokenizer, example.prompt) for example in examples]
     longest = max(prompts, default=0) + sampling.max_completion_tokens
     mean = sum(prompts) / max(1, len(prompts)) + sampling.max_completion_tokens
-    draws = math.ceil(sampling.max_steps / sampling.updates)
+    steps = sampling.max_steps if len(examples) >= sampling.prompts else 0
+    draws = math.ceil(steps / sampling.updates)
     rollouts = sampling.prompts * sampling.rollouts
     tokens = draws * rollouts * mean
     # The old policy and, for the KL term, the reference read every rollout once; each update learns its share of them.
@@ -198,7 +202,7 @@ def _reinforced(
         len(examples),
         longest,
         tokens,
-        sampling.max_steps,
+        steps,
         memory,
         (work / (count * device.flops * MFU) + writing) / 3_600,
     )

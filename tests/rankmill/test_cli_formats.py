@@ -100,7 +100,7 @@ def test_a_wrong_word_is_answered_with_the_right_ones(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_plan_counts_rows_and_tokens_of_the_release_and_starts_nothing(home: Path) -> None:
+def test_a_plan_counts_rows_and_tokens_of_the_release_and_starts_nothing(home: Path, tmp_path: Path) -> None:
     words = ("plan", "--recipe", "reasonrank", "--profile", "offline", "--home", str(home))
     told = rankmill(*words)
     assert told.exit_code == 0, told.output
@@ -108,6 +108,12 @@ def test_a_plan_counts_rows_and_tokens_of_the_release_and_starts_nothing(home: P
     (supervised, reinforced) = json.loads(rankmill(*words, "--json").output)["stages"]
     assert supervised["rows"] + supervised["left_out"] > 0 and supervised["tokens"] > supervised["longest"] > 0
     assert reinforced["stage"] == "rl" and reinforced["steps"] == 3
+    # The paper's student, which is to draw more prompts together than the toy release has.
+    wide = tmp_path / "wide.yaml"
+    wide.write_text("extends: gpu\ndescription: Wide.\nrecipe: {sampling: {grpo: {prompts: 400}}}\n")
+    large = rankmill("plan", "--recipe", "reasonrank", "--profile", str(wide), "--home", str(home))
+    assert "reasonrank (Qwen/Qwen2.5-7B-Instruct) on release" in large.output, large.output
+    assert "not one step: fewer than sampling.prompts draws together" in large.output
     wrong = rankmill(*words, "--device", "abacus")
     assert wrong.exit_code == 1 and "Devices: a100, h100, h200" in wrong.output
 

@@ -65,6 +65,16 @@ def test_more_devices_take_less_memory_and_time_each_and_longer_passages_more(wo
     assert whole > sum(stage.hours for stage in one.stages)
 
 
+def test_no_step_is_planned_where_training_would_make_none(words: tuple[ModelRef, Path]) -> None:
+    few = system("reasonrank", sampling={"prompts": 9, "rollouts": 2, "batch": 6})
+    supervised, reinforced = planned(few, words).stages
+    assert supervised.steps > 0 and (reinforced.examples, reinforced.steps, reinforced.hours) == (8, 0, 0.0)
+    none = system("first", objective={"max_tokens": 64}, units={"passage_tokens": 500, "query_tokens": 500})
+    rows = {"sft": [one | {"passages": ["text0a " * 80] * 3} for one in eight_rows()], "rl": []}
+    plan = plan_of(none, rows, load_tokenizer(words[0].path), QWEN, ACCELERATORS["h100"], 1, 1)
+    assert [(stage.rows, stage.left_out, stage.steps) for stage in plan.stages] == [(0, 8, 0)]
+
+
 def test_adapters_and_checkpointing_save_memory(words: tuple[ModelRef, Path]) -> None:
     def memory(**model: Any) -> float:
         return planned(system("first", model=model), words).stages[0].memory
