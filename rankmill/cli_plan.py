@@ -36,6 +36,7 @@ def plan(
         from training.checkpoints import read_rows
         from training.curves import quiet
         from training.planning import ACCELERATORS, plan_of, shape_and_tokenizer
+        from training.rl import accumulated
         from warehouse.curation.releases import export_rows, known_release
         from warehouse.formats.outgoing import newest_release
 
@@ -48,10 +49,12 @@ def plan(
         name = newest_release(lake) if release == "newest" else known_release(lake, release)
         path = export_rows(lake, name, settings.home / "releases")
         chosen = settings.recipe(recipe)
+        profile_read = settings.profile_that_buys_nothing
+        if "rl" in chosen.stages:
+            accumulated(chosen, profile_read.training.processes)  # or the stage would stop at its start
         quiet()
         shape, tokenizer, whose = shape_and_tokenizer(chosen, settings.models / "base")
         rows = {split: read_rows(path, split) for split in ("sft", "rl")}
-        profile_read = settings.profile_that_buys_nothing
         vllm = profile_read.training.vllm
         made = plan_of(chosen, rows, tokenizer, shape, ACCELERATORS[device], count, profile_read.seed, vllm)
         if as_json:

@@ -242,25 +242,17 @@ def _config(job: RlJob, part: Path) -> Any:
     from trl import GRPOConfig
 
     recipe, sampling = job.recipe, job.recipe.grpo
-    drawn, together = sampling.prompts * sampling.rollouts, sampling.updates * sampling.batch * count()
-    if drawn % together:
-        raise RecipeError(
-            f"sampling: prompts x rollouts = {drawn} completions do not divide into {sampling.updates} updates of "
-            f"{count()} processes' batches of {sampling.batch}; lower sampling.batch, or num_processes in {job.launch}"
-        )
-    whole = recipe.prompts_of_a_query
-    if sampling.prompts % (whole * count()):
-        raise RecipeError(
-            f"sampling: prompts is {sampling.prompts}; {count()} processes with {whole} prompts of a query each want a "
-            f"multiple of {whole * count()}"
-        )
+    try:
+        accumulation = accumulated(recipe, count())
+    except RecipeError as error:
+        raise RecipeError(f"{error}, or num_processes in {job.launch}" if job.launch else str(error)) from None
     return GRPOConfig(
         learning_rate=sampling.lr,
         max_steps=sampling.max_steps,
         lr_scheduler_type=sampling.scheduler,
         per_device_train_batch_size=sampling.batch,
-        gradient_accumulation_steps=drawn // together,
-        generation_batch_size=drawn,
+        gradient_accumulation_steps=accumulation,
+        generation_batch_size=sampling.prompts * sampling.rollouts,
         num_generations=sampling.rollouts,
         max_completion_length=sampling.max_completion_tokens,
         temperature=sampling.temperature,
@@ -273,6 +265,26 @@ def _config(job: RlJob, part: Path) -> Any:
         **vllm_arguments(job),
         **common(recipe.model, part, job.seed),
     )
+
+
+def accumulated(recipe: Recipe, processes: int) -> int:
+    """Batches that each of some processes reads for an optimizer step.
+
+    Raises RecipeError where what is drawn together cannot be shared out, a query's rollouts whole in one process.
+    """
+    sampling, whole = recipe.grpo, recipe.prompts_of_a_query
+    drawn, together = sampling.prompts * sampling.rollouts, sampling.updates * sampling.batch * processes
+    if drawn % together:
+        raise RecipeError(
+            f"sampling: prompts x rollouts = {drawn} completions do not divide into {sampling.updates} updates of "
+            f"{processes} processes' batches of {sampling.batch}; change sampling.batch or sampling.prompts"
+        )
+    if sampling.prompts % (whole * processes):
+        raise RecipeError(
+            f"sampling: prompts is {sampling.prompts}; {processes} processes with {whole} prompts of a query each want "
+            f"a multiple of {whole * processes}; change sampling.prompts"
+        )
+    return drawn // together
 
 
 def vllm_arguments(job: RlJob) -> dict[str, Any]:

@@ -114,6 +114,9 @@ def test_a_plan_counts_rows_and_tokens_of_the_release_and_starts_nothing(home: P
     large = rankmill("plan", "--recipe", "reasonrank", "--profile", str(wide), "--home", str(home))
     assert "reasonrank (Qwen/Qwen2.5-7B-Instruct) on release" in large.output, large.output
     assert "not one step: fewer than sampling.prompts draws together" in large.output
+    wide.write_text("extends: gpu\ndescription: Odd.\nrecipe: {sampling: {grpo: {prompts: 12}}}\n")
+    odd = rankmill("plan", "--recipe", "reasonrank", "--profile", str(wide), "--home", str(home))
+    assert odd.exit_code == 1 and "96 completions do not divide into 2 updates of 8 processes" in odd.output
     wrong = rankmill(*words, "--device", "abacus")
     assert wrong.exit_code == 1 and "Devices: a100, h100, h200" in wrong.output
 

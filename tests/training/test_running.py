@@ -18,7 +18,7 @@ from rankmill.settings import SettingsError, load_profile
 from training import rl
 from training.faults import TrainingStopped
 from training.jobs import ModelRef, RlJob, SftJob, command, finished
-from training.recipes import load_recipe
+from training.recipes import RecipeError, load_recipe
 from training.running import CONFIGURATIONS, Running, Vllm
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def test_what_a_profile_says_of_checkpoints_a_job_carries(tmp_path: Path) -> Non
     running = load_profile(profile_file(tmp_path, checkpoint_steps=7, checkpoint_seconds=60)).training
     made = SftJob.model_validate_json(job(SftJob, tmp_path, **dict(running)).model_dump_json())
     assert (made.checkpoint_steps, made.checkpoint_seconds, made.launch) == (7, 60.0, None)
-    assert dict(load_profile("offline").training) == dict(Running())
+    assert load_profile("offline").training.model_dump() == Running().model_dump()
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,26 @@ def test_the_32b_profile_is_the_papers() -> None:
     assert (rl.lr, rl.prompts, rl.rollouts, rl.kl, rl.clip, rl.max_steps) == (1e-5, 16, 8, 0.001, 0.2, 200)
     seven = load_recipe(RECIPE)
     assert (seven.supervised.lr, seven.supervised.epochs, seven.grpo.lr) == (5e-6, 5, 1e-6)
+
+
+@pytest.mark.parametrize("profile", ["offline", "proof", "gpu", "gpu-32b"])
+def test_every_recipes_rollouts_can_be_shared_out_among_a_profiles_processes(profile: str) -> None:
+    from rankmill.settings import Settings
+
+    settings = Settings.load().model_copy(update={"profile_name": profile})
+    processes = settings.profile_that_buys_nothing.training.processes
+    assert processes == (8 if "gpu" in profile else 1)
+    recipes = [settings.recipe(name) for name in settings.recipes()]
+    for recipe in [recipe for recipe in recipes if "rl" in recipe.stages]:
+        assert rl.accumulated(recipe, processes) >= 1, recipe.name
+
+
+def test_rollouts_that_cannot_be_shared_out_say_what_to_change() -> None:
+    recipe = load_recipe(RECIPE.with_name("erank.yaml"))
+    with pytest.raises(RecipeError, match=r"prompts is 16; 8 processes with 8 prompts of a query .* multiple of 64"):
+        rl.accumulated(recipe, 8)
+    with pytest.raises(RecipeError, match=r"128 completions do not divide into 2 updates of 3 processes' batches of 8"):
+        rl.accumulated(recipe, 3)
 
 
 @pytest.mark.parametrize("vllm", [Vllm(), Vllm(mode="server", url="http://127.0.0.1:8000")])
