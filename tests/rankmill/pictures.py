@@ -34,7 +34,8 @@ def graph(person: Visitor) -> None:
     """The whole graph, groups unfolded."""
     page = person.page
     page.set_viewport_size({"width": 2200, "height": 1000})
-    person.open("/asset-graph")
+    person.open("/")
+    person.turn_to("Lineage")
     nodes = page.locator("foreignObject")
     nodes.get_by_text("labels", exact=True).first.wait_for()
     canvas = page.locator("svg").filter(has=nodes).first.bounding_box()
@@ -82,9 +83,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         address_of = running_ui(home, ROOT / "profiles" / "offline.yaml", Path(folder) / "ui.log")
         with address_of as address, visitor(address, chromium()) as person:
-            if not (home / "dagster" / ".nux").exists():  # it asks once whether somebody wants to sign up
-                person.open("/")
-                person.page.get_by_role("button", name="Skip").click()
             for draw in (graph, run, checks, asset):
                 draw(person)
             for name in ("data_quality", "leaderboard", "campaign"):

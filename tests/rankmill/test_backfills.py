@@ -39,10 +39,11 @@ description: A teacher that takes its time, and students of a few thousand weigh
 teacher: {{base_url: "{url}", budget_usd: 5, max_tokens: 400, price: {{input: 0, cached: 0, output: 1, source: test}},
   pace: {{max_in_flight: {in_flight}}}}}
 evaluation: {{queries_per_domain: 2, resamples: 200}}
+training: {{checkpoint_steps: 2}}
 recipe:
   objective:
-    softmax_cross_entropy: {{batch: 2, max_steps: 6, save_every: 2}}
-    first_token_ranknet: {{batch: 2, max_steps: 6, save_every: 2}}
+    softmax_cross_entropy: {{batch: 2, epochs: 20, max_steps: 80}}
+    first_token_ranknet: {{batch: 2, epochs: 20, max_steps: 80}}
   decoding: {{pointwise_logits: {{top: 4}}, first_token_window: {{window: 4, step: 2, top: 4}}}}
   model: {{base: {base}}}
 """
@@ -176,7 +177,12 @@ def test_a_backfill_by_domain_that_was_cancelled_and_executed_again_has_bought_e
 def test_a_backfill_by_recipe_that_was_cancelled_in_training_ends_with_every_model(ui: Ui) -> None:
     ui.release()
     first = ui.launch(TRAINED, RECIPES)
-    ui.until(lambda: any(ui.home.glob("models/*/**/checkpoint-*")), "a checkpoint is kept")
+
+    def in_training() -> bool:
+        assert ui.status(first) == "REQUESTED", (ui.home.parent / "ui.log").read_text("utf-8")[-6000:]
+        return any(ui.home.glob("models/*/**/checkpoint-*"))
+
+    ui.until(in_training, "a checkpoint is kept")
     ui.cancel(first)
     assert ui.ended(ui.execute_again(first)) == "COMPLETED_SUCCESS"
     models = rows(ui.home, "models", "recipe", "stage")

@@ -68,13 +68,12 @@ def home(program: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def person(home: Path, program: str) -> Iterator[Visitor]:
-    """Somebody who has opened the UI for the first time, and has left the sign-up dialog by Skip."""
+    """Somebody who has opened the UI for the first time."""
     with (
         running_ui(home, home.parent / "tiny.yaml", home.parent / "ui.log") as address,
         visitor(address, program) as person,
     ):
         person.open("/")
-        person.page.get_by_role("button", name="Skip").click()
         yield person
 
 
@@ -105,7 +104,7 @@ def labelled(person: Visitor) -> str:
     return str(page.url)
 
 
-def test_the_sign_up_dialog_stays_away_once_it_was_skipped(person: Visitor) -> None:
+def test_nobody_is_asked_for_a_mail_address_at_the_first_visit(person: Visitor) -> None:
     person.open("/")
     person.turn_to("Lineage")
     person.sees("Global asset lineage")
