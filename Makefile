@@ -4,25 +4,23 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM_PIP := .venv-vllm/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run install test test-ui test-nights test-places test-vllm lint ui doctor clean
+.PHONY: run install test test-nights test-places test-vllm lint ui doctor clean
 
 run: install
 	$(BIN)/rankmill run
 
 install: .venv/installed
 
-# Two processes, a file at a time: most of the suite waits for processes and servers that it starts.
+# Two processes, a file at a time: most of the suite waits for processes and servers that it starts. Then a walk through
+# the web UI in a headless Chromium, beside nothing else.
 test: .venv/tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/nights --ignore tests/rankmill/test_ui_walk.py
+	$(BIN)/python -m pytest tests/rankmill/test_ui_walk.py
 
 # Stages on a Ray cluster of this machine, under a Slurm of one node where it is installed, in pods that are stood in
 # for; and the files of deploy/.
 test-places: .venv/placed
 	$(BIN)/python -m pytest -m 'not vllm' tests/places tests/deploy
-
-# A walk through the web UI in a headless Chromium, beside nothing else.
-test-ui: .venv/tested
-	$(BIN)/python -m pytest -s tests/rankmill/test_ui_walk.py
 
 # A factory over thirty simulated nights, once undisturbed and once with thirty kills; and one whose clock jumps. Hours.
 test-nights: .venv/tested

@@ -33,7 +33,7 @@ def keep(person: Visitor, name: str) -> None:
 def graph(person: Visitor) -> None:
     """The whole graph, groups unfolded."""
     page = person.page
-    page.set_viewport_size({"width": 2200, "height": 1000})
+    page.set_viewport_size({"width": 2400, "height": 1500})
     person.open("/")
     person.turn_to("Lineage")
     nodes = page.locator("foreignObject")
@@ -41,16 +41,18 @@ def graph(person: Visitor) -> None:
     canvas = page.locator("svg").filter(has=nodes).first.bounding_box()
     page.mouse.click(canvas["x"] + 20, canvas["y"] + 20, button="right")
     page.get_by_role("menuitem", name="Expand all groups").click()
+    page.get_by_text("Hide navigation", exact=True).click()
+    page.reload()  # which fits the whole of it into the window
     nodes.get_by_text("champion", exact=True).first.wait_for()
-    page.mouse.dblclick(canvas["x"] + 8, canvas["y"] + 8)
     keep(person, "graph")
     page.set_viewport_size({"width": 1500, "height": 900})
+    person.open("/")
 
 
 def run(person: Visitor) -> None:
     """The newest run of a domain."""
-    person.open("/jobs/label_domain/runs")
-    person.page.locator("a[href^='/runs/']").first.click()
+    person.open("/runs")
+    person.page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).last.click()
     person.sees(re.compile("^Success$"))
     keep(person, "run")
 
@@ -83,6 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         address_of = running_ui(home, ROOT / "profiles" / "offline.yaml", Path(folder) / "ui.log")
         with address_of as address, visitor(address, chromium()) as person:
+            person.page.set_default_timeout(60_000)
             for draw in (graph, run, checks, asset):
                 draw(person)
             for name in ("data_quality", "leaderboard", "campaign"):
