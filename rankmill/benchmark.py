@@ -22,9 +22,9 @@ from ranking.prompts import titled
 from ranking.retrieval import first_stage
 from ranking.trec import write_run
 from rankmill.benchmark_rows import NO_WEIGHT, asked_how, fused_with, passage_budget, row_of, weight_of
+from rankmill.cascade import rerank
 from rankmill.chosen_model import ChosenModel, tag
 from rankmill.rerank_lists import lists_of
-from rankmill.reranking import rerank
 from rankmill.settings import ROOT, Settings
 from training.seams import WeightedFusion
 from warehouse.benchmarks.boards import Board, boards_of, unregistered

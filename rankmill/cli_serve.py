@@ -65,9 +65,9 @@ def rerank(
         from rich.console import Console
 
         from ranking.trec import write_run
+        from rankmill.cascade import rerank as reranked
         from rankmill.chosen_model import choose_models, tag
         from rankmill.rerank_lists import read_lists
-        from rankmill.reranking import rerank as reranked
         from rankmill.settings import Settings
 
         settings = Settings.load()

@@ -1,24 +1,18 @@
-"""What came of lists that a model ordered, or two: a cascade, whose second orders what the first has put in front.
+"""What came of lists that a model ordered, and of two models one after the other.
 
-    made = rerank(settings, [small, large], keep=20, lists=lists, batch=None, exact=True, watch=print)
     made.run                                     # qid, docid, rank, score, value
     made.costs                                   # a row a query
 
-A model of this home is asked by its own process (rankmill.rerank), the teacher over its endpoint
-(rankmill.rerank_teacher). In a cascade the first model is done with all lists before the second is started: they share
-a machine, on which two at once would be no quicker, and each keeps what it has answered. Deliberately absent: fusion.
+Deliberately absent: who asks a model (rankmill.cascade), and fusion.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
-from rankmill.chosen_model import ChosenModel
 from rankmill.rerank_lists import CandidateList
-from rankmill.settings import Settings
 
 RUN = {"qid": pl.String, "docid": pl.String, "rank": pl.Int32, "score": pl.Float64, "value": pl.Float64}
 COSTS = {
@@ -54,43 +48,6 @@ class Reranking:
     def malformed_rate(self) -> float:
         """Malformed answers of all calls."""
         return sum(self.malformed.values()) / max(1, self.calls)
-
-
-def rerank(
-    settings: Settings,
-    models: Sequence[ChosenModel],
-    keep: int,
-    lists: Sequence[CandidateList],
-    batch: int | None,
-    exact: bool,
-    watch: Callable[[Any], None],
-) -> Reranking:
-    """Have the first model order `lists`, and every further one the first `keep` of what the one before has made.
-
-    Raises JournalBusy, RerankStopped, and what training.over_endpoint.rerank_over raises.
-    """
-    made = _asked(settings, models[0], lists, batch, exact, watch)
-    for model in models[1:]:
-        second = _asked(settings, model, fronts(lists, made.run, keep), batch, exact, watch)
-        made = one_after_the_other(made, second)
-    return made
-
-
-def _asked(
-    settings: Settings,
-    chosen: ChosenModel,
-    lists: Sequence[CandidateList],
-    batch: int | None,
-    exact: bool,
-    watch: Callable[[Any], None],
-) -> Reranking:
-    if chosen.is_teacher:
-        from rankmill.rerank_teacher import rerank_by_teacher
-
-        return rerank_by_teacher(settings, chosen, lists, watch)
-    from rankmill.rerank import rerank_here
-
-    return rerank_here(settings, chosen, lists, batch, exact, watch)
 
 
 def fronts(lists: Sequence[CandidateList], run: pl.DataFrame, keep: int) -> list[CandidateList]:

@@ -7,12 +7,15 @@
     selection.put_back(trainer.model)                 # the weights of selection.step, whose figure is selection.best
 
 A row's list is ranked as `training.rerank` would, by the recipe's contract and decoding, without fusion; the figure is
-the mean NDCG@10 against its relevant positions. The start (step 0) and the last step are ranked too, and equal figures
-leave the earlier step chosen. Deliberately absent: the loss on dev rows, which falls while rankings get worse.
+the mean NDCG@10 against its relevant positions, in which a malformed answer counts nothing: it leaves the order shown,
+so that a student that says nothing of use would else be as good as chance, and be chosen for it. The start (step 0) and
+the last step are ranked too, and equal figures leave the earlier step chosen. Deliberately absent: the loss on dev
+rows, which falls while rankings get worse.
 """
 
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +76,11 @@ def dev_lists(
 
 
 def dev_ndcg(recipe: Recipe, ranker: Ranker, lists: Sequence[DevList]) -> float:
-    """Mean NDCG@10 of the ranker's orders of some lists; what the decoding does not reach keeps its place."""
+    """Mean NDCG@10 of the ranker's orders of some lists, each times the share of its answers that were well-formed.
+
+    What the decoding does not reach keeps its place.
+    """
+    asked, malformed = Counter[int](), Counter[int]()
 
     def reply_to(tickets: list[Ticket]) -> list[Reply]:
         prompts = []
@@ -82,15 +89,18 @@ def dev_ndcg(recipe: Recipe, ranker: Ranker, lists: Sequence[DevList]) -> float:
             passages = [shown.passages[position] for position in ticket.call.positions]
             prompts.append(call_prompt(recipe, ranker.tokenizer, shown.query, passages))
         answers = dict(ranker.answer(prompts, [ticket.call for ticket in tickets]))
+        asked.update(ticket.query for ticket in tickets)
+        malformed.update(ticket.query for n, ticket in enumerate(tickets) if answers[n].reply.fault is not None)
         return [answers[number].reply for number in range(len(tickets))]
 
     counts = [min(recipe.decoding.top, len(one.passages)) for one in lists]
     ranked = decode_all(counts, recipe.decoding.decoder(), reply_to)
     values = []
-    for one, made in zip(lists, ranked, strict=True):
+    for number, (one, made) in enumerate(zip(lists, ranked, strict=True)):
         order = np.array([[*made.order, *range(len(made.order), len(one.passages))]])
         relevant = np.array([[position in one.relevant for position in range(len(one.passages))]])
-        values.append(float(ndcg(order, relevant, CUT)[0]))
+        well_formed = 1 - malformed[number] / max(1, asked[number])
+        values.append(well_formed * float(ndcg(order, relevant, CUT)[0]))
     return float(np.mean(values))
 
 

@@ -88,7 +88,7 @@ def main() -> None:
             person.page.set_default_timeout(60_000)
             for draw in (graph, run, checks, asset):
                 draw(person)
-            for name in ("data_quality", "leaderboard", "campaign"):
+            for name in ("data_quality", "leaderboard"):
                 report(person, home, name)
 
 

@@ -9,11 +9,13 @@ from test_systems import eight_rows, system
 from training_toys import RECIPE, Lines
 from word_stages import Died, Mortal, figures, make_words, rl_job, run, sft_job, write_rows
 
+from ranking.decoding.calls import Reply
 from training.checkpoints import TrainingDataError
 from training.jobs import ModelRef, RlJob, SftJob, TrainResult, weights_sha256
-from training.rankers import ranker_for
+from training.rankers import Answered, ranker_for
 from training.recipes import RecipeError, load_recipe
 from training.selection import DevList, dev_lists, dev_ndcg
+from training.student import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def measured(result: TrainResult) -> dict[int, float]:
 def test_the_dev_figure_stands_in_the_curve_and_the_best_step_is_published(
     name: str, words: ModelRef, rows: Path, tmp_path: Path
 ) -> None:
-    from training.student import load_student, load_tokenizer
+    from training.student import load_student
 
     job = job_of(words, rows, tmp_path, name)
     result = run(job)
@@ -130,7 +132,7 @@ def test_without_dev_rows_a_stage_that_wants_them_does_not_begin(words: ModelRef
 
 
 def test_dev_rows_that_make_no_list_are_named(words: ModelRef, tmp_path: Path) -> None:
-    from training.student import load_student, load_tokenizer
+    from training.student import load_student
 
     recipe = system("direct-point", objective={"evaluate_every": 5})
     how = recipe.selecting("sft")
@@ -145,7 +147,7 @@ def test_dev_rows_that_make_no_list_are_named(words: ModelRef, tmp_path: Path) -
 
 
 def test_what_the_decoding_does_not_reach_counts_at_its_place(words: ModelRef) -> None:
-    from training.student import load_student, load_tokenizer
+    from training.student import load_student
 
     recipe = system("direct-point", decoding={"top": 2})
     ranker = ranker_for(recipe, load_student(Path(words.path)), load_tokenizer(Path(words.path)))
@@ -171,3 +173,24 @@ def test_what_is_off_changes_no_hash_and_what_is_on_reads_the_decoding() -> None
 def test_patience_without_evaluations_is_refused() -> None:
     with pytest.raises(RecipeError, match="evaluate_every is null: set it, too"):
         load_recipe(RECIPE, {"objective": {"patience": 2}})
+
+
+def test_a_malformed_answer_counts_nothing(words: ModelRef, rows: Path, tmp_path: Path) -> None:
+    """What it leaves is the order shown, which may well be a good one."""
+    job = job_of(words, rows, tmp_path, "reasonrank-direct")
+    answers: list[str | None] = []
+
+    class Says:
+        """A ranker that keeps the order shown, and says of some of its answers that they are malformed."""
+
+        tokenizer = load_tokenizer(Path(words.path))
+
+        def answer(self, prompts: Any, calls: Any, abandoned: Any = None) -> Any:
+            for number, call in enumerate(calls):
+                fault = answers[number % len(answers)]
+                yield number, Answered(Reply(call.positions, fault=fault), "", 1, 1, 0.0)
+
+    best_first = [DevList("q", ("a", "b", "c"), frozenset({0})) for _ in range(4)]
+    for said, figure in (([None], 1.0), (["tags"], 0.0), ([None, "tags"], 0.5)):
+        answers[:] = said
+        assert dev_ndcg(job.recipe, Says(), best_first) == figure  # type: ignore[arg-type]
