@@ -84,7 +84,7 @@ def done(does, room=None):
     return {**json.loads(told.stdout), "answers": answers, "snapshots": count("lake/meta.sqlite", "ducklake_snapshot")}
 
 print(json.dumps([
-    done("read 40"), done("label 40", 1_000_000), done("label 40"), done("read 41", 20_000), done("label 41"),
+    done("read 40"), done("label 40", 500_000), done("label 40"), done("read 41", 20_000), done("label 41"),
 ]))
 """
 HOLDER = """
