@@ -14,7 +14,6 @@ from assets.resources import Factory
 from flows.nights import Allowance
 from flows.teacher import TeacherSettings, engine_at
 from inference.progress import Progress
-from ranking.prompts import load_template
 from training.jobs import EndpointRerankJob, RerankJob, base_model, finished, served_model
 from training.readings import highest_score
 from training.recipes import Recipe
@@ -22,7 +21,6 @@ from training.seams import (
     Contract,
     ListwiseDirect,
     ListwiseThink,
-    RandomGroups,
     WeightedFusion,
 )
 from warehouse import evaluation
@@ -171,27 +169,17 @@ def settings(recipe: Recipe, first_stage: str) -> dict[str, Any]:
     return {
         "first_stage": f"{first_stage} over title and text",
         "query_retrieved": "text",
-        "query_reranked": "text",
         "decoder": decoding.name,
         "decoding": decoding.model_dump_json(),
         "window_size": decoding.widest,
-        "passage_tokens": decoding.passage_tokens or recipe.units.passage_tokens,
-        "temperature": 0,
-        "repeats": decoding.repeats if isinstance(decoding, RandomGroups) else 1,
-        **_asked(recipe),
+        **recipe.asked,
         "highest_score": highest_score(recipe),
-        "recipe_sha256": recipe.sha256,
     }
 
 
 def _asked(recipe: Recipe) -> dict[str, Any]:
     """What a student and its twin differ in."""
-    contract = recipe.contract
-    return {
-        "think": contract.think,
-        "template": contract.template,
-        "prompt_sha256": load_template(contract.template).sha256,
-    }
+    return {name: recipe.asked[name] for name in ("think", "template", "prompt_sha256")}
 
 
 def told(recipe: Recipe, settings: Mapping[str, Any], weights: pl.DataFrame) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import polars as pl
 from ranking.prompts import titled
 from ranking.retrieval import first_stage
 from ranking.trec import write_run
-from rankmill.benchmark_rows import NO_WEIGHT, asked_how, fused_with, passage_budget, row_of, weight_of
+from rankmill.benchmark_rows import NO_WEIGHT, asked_how, fused_with, row_of, weight_of
 from rankmill.cascade import rerank
 from rankmill.chosen_model import ChosenModel, tag
 from rankmill.rerank_lists import lists_of
@@ -109,7 +109,9 @@ def measure(
         passages = {docid: titled(title, text) for docid, title, text in texts.passages.iter_rows()}
         lists = lists_of(first, path, (shown, part.folder / ASKED), (passages, part.folder / SEARCHED))
         made = rerank(settings, asked, keep, lists, None, True, watch)
-        name = "-".join(f"{one.recipe.name}-{one.short}-{passage_budget(one)}" for one in asked).replace("/", "-")
+        name = "-".join(f"{one.recipe.name}-{one.short}-{one.recipe.asked['passage_tokens']}" for one in asked).replace(
+            "/", "-"
+        )
         out = work / f"{name}{f'-{keep}' if len(asked) > 1 else ''}-{stem}.trec"
         write_run(out, made.run, tag(asked))
         how = {**setting, **asked_how(asked, keep, made)}

@@ -17,13 +17,13 @@ import polars as pl
 
 from ranking.fusion import fuse
 from ranking.metrics import evaluate
-from ranking.prompts import load_template
 from ranking.statistics import bootstrap_mean, compare
 from ranking.trec import read_run
 from rankmill.chosen_model import ChosenModel
 from rankmill.reranking import Reranking
 from rankmill.settings import Settings
-from training.seams import RandomGroups, WeightedFusion
+from training.recipes import Recipe
+from training.seams import WeightedFusion
 from warehouse.benchmarks.boards import HERE
 from warehouse.benchmarks.loading import Texts
 from warehouse.benchmarks.registry import Benchmark
@@ -76,34 +76,17 @@ def asked_how(models: Sequence[ChosenModel], keep: int, made: Reranking) -> dict
     """The part of a setting that says how models were asked; of a cascade's second one it stands below `then`."""
     precision = ", then ".join(dict.fromkeys("not told" if model.is_teacher else "float32" for model in models))
     told = {
-        **_asked(models[0]), "temperature": 0, "fusion": "none", "engine": made.engine,
+        **_asked(models[0].recipe), "fusion": "none", "engine": made.engine,
         "engine_version": made.engine_version, "precision": precision,
         "not_reranked": len(made.refused), "malformed": made.malformed,
     }  # fmt: skip
     if len(models) > 1:
-        told["then"] = {**_asked(models[1]), "model": models[1].reference.sha256, "keep": keep}
+        told["then"] = {**_asked(models[1].recipe), "model": models[1].reference.sha256, "keep": keep}
     return told
 
 
-def passage_budget(model: ChosenModel) -> int:
-    """Tokens of a passage that a model is shown."""
-    return model.recipe.decoding.passage_tokens or model.recipe.units.passage_tokens
-
-
-def _asked(model: ChosenModel) -> dict[str, Any]:
-    recipe = model.recipe
-    decoding, contract = recipe.decoding, recipe.contract
-    return {
-        "query_reranked": "text",
-        "passage_tokens": passage_budget(model),
-        "decoding": decoding.model_dump(mode="json"),
-        "window": decoding.widest,
-        "repeats": decoding.repeats if isinstance(decoding, RandomGroups) else 1,
-        "think": contract.think,
-        "template": contract.template,
-        "prompt_sha256": load_template(contract.template).sha256,
-        "recipe_sha256": recipe.sha256,
-    }
+def _asked(recipe: Recipe) -> dict[str, Any]:
+    return {**recipe.asked, "decoding": recipe.decoding.model_dump(mode="json"), "window": recipe.decoding.widest}
 
 
 def fused_with(made: Reranking, first: pl.DataFrame, fusion: WeightedFusion, weight: float) -> pl.DataFrame:

@@ -29,6 +29,7 @@ from training.seams import (
     NoReward,
     NoSampling,
     PairUnits,
+    RandomGroups,
     Reward,
     Selecting,
     Student,
@@ -133,6 +134,21 @@ class Recipe(BaseModel):
         """The stages that train, in their order: sft, rl."""
         trains = {"sft": self.objective.name != "none", "rl": self.reward.name != "none"}
         return tuple(stage for stage, there in trains.items() if there)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """How a model is asked by it, as a score's settings tell it."""
+        decoding, contract = self.decoding, self.contract
+        return {
+            "query_reranked": "text",
+            "passage_tokens": decoding.passage_tokens or self.units.passage_tokens,
+            "temperature": 0,
+            "repeats": decoding.repeats if isinstance(decoding, RandomGroups) else 1,
+            "think": contract.think,
+            "template": contract.template,
+            "prompt_sha256": load_template(contract.template).sha256,
+            "recipe_sha256": self.sha256,
+        }
 
     @property
     def over_queries(self) -> bool:
