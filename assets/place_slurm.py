@@ -1,6 +1,6 @@
 """Processes as batch jobs of a Slurm cluster: `sbatch --wait`, with Pipes through files on the shared disk.
 
-A job is a script in `<home>/work/slurm/<name>/`; its log stays in `<home>/logs/slurm/`. Of this process's environment
+A job is a script in a folder of its own below the home; its log stays in `logs/slurm/`. Of this process's environment
 it gets what sbatch needs and nothing else, so no secret is kept by Slurm; what a stage needs there (a key for `label`)
 comes from the profile's `setup` lines. Deliberately absent: SSH to a login node, environments that are packed and sent,
 and jobs over several nodes; dagster-slurm has all three.

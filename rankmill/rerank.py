@@ -6,7 +6,7 @@ The model runs in the process that also stands behind `rankmill serve`; lists go
 each is journalled when it comes back. What comes out depends on the model, the recipe and the lists, not on the batch,
 on how often it was stopped, or on what else was reranked (see training.ties for what that rests on). The score counts
 down from the list's length, since a listwise model gives none; `value` is a pointwise model's. Deliberately absent:
-files, which are whoever asks's.
+files, which are the caller's.
 """
 
 import asyncio
