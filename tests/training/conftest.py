@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 from training_toys import RECIPE, SMALL, TOPICS, Lines, row
+from word_stages import make_words, write_rows
 
 from training import host
 from training.jobs import ModelRef
@@ -78,3 +79,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, base_folder: Path, tokenizer:
     folder = tmp_path_factory.mktemp("tiny")
     weights = save_student(AutoModelForCausalLM.from_config(config), tokenizer, folder)
     return ModelRef(path=str(folder), sha256=weights)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+    """A student of a few words, untrained."""
+    return make_words(tmp_path_factory.mktemp("words"))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight rows to learn, for both stages."""
+    return write_rows(tmp_path_factory.mktemp("rows"), "sft", "rl")

@@ -14,20 +14,10 @@ from typing import Any
 
 import pytest
 from training_toys import Lines
-from word_stages import Died, Mortal, figures, make_words, rl_job, run, sft_job, write_rows
+from word_stages import Died, Mortal, figures, rl_job, run, sft_job
 
 from training.jobs import ModelRef, RlJob, SftJob, TrainResult, command, finished
 from training.survival import alone
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
-    return make_words(tmp_path_factory.mktemp("words"))
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("rows"), "sft", "rl")
 
 
 @pytest.fixture(scope="module")

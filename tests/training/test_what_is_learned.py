@@ -9,7 +9,7 @@ import torch.nn.functional as functional
 from safetensors.torch import load_file
 from test_objectives import by_hand
 from test_systems import eight_rows, system
-from word_stages import make_words, run, sft_job, write_rows
+from word_stages import run, sft_job
 
 from training import sft
 from training.curves import Tally
@@ -17,17 +17,6 @@ from training.examples import sft_examples
 from training.jobs import ModelRef, SftJob
 from training.stages import Bench
 from training.student import load_student, load_tokenizer
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
-    return make_words(tmp_path_factory.mktemp("words"))
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("rows"), "sft", "rl")
-
 
 # Steps of about 1e-5 on weights of about 0.02, which in bf16 stand 6e-5 to 1e-4 apart.
 SMALL: dict[str, Any] = {"lr": 1e-5, "max_steps": 3, "scheduler": "constant"}
