@@ -9,7 +9,7 @@ import json
 
 import dagster as dg
 
-from rankmill.dead_runs import dead_runs, end_dead_runs
+from rankmill.dead_runs import dead_runs, end_dead_runs, hand_out_places
 
 
 @dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
@@ -19,6 +19,7 @@ def end_lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     gone = {run.run_id for run in dead_runs(context.instance)}
     # Once more, since a code server that lives needs a moment to report what it has seen.
     ended = end_dead_runs(context.instance, gone & before)
+    hand_out_places(context.instance)
     told = f"ended, since their processes are gone: {', '.join(ended)}" if ended else "no run has lost its process"
     return dg.SensorResult(skip_reason=told, cursor=json.dumps(sorted(gone - set(ended))))
 

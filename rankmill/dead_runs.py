@@ -1,4 +1,4 @@
-"""Runs whose process is gone: marked as failed, so that nothing waits for them and their pools are free again.
+"""Runs whose process is gone, and runs that nobody will call: nothing waits for ever for a place in a pool.
 
 Dagster's code server marks a run whose process dies while it watches. After a `kill -9` of the server itself, a power
 cut, or one of `rankmill run`, nobody watches: then this does, whenever `rankmill run` or `rankmill ui` begins, and
@@ -51,6 +51,24 @@ def open_pools(instance: Any) -> None:
     for name, places in POOLS.items():
         if name not in known:
             instance.event_log_storage.set_concurrency_slots(name, places)
+
+
+def hand_out_places(instance: Any) -> int:
+    """Give every free place of a pool to a step that waits for one; gives how many were handed out.
+
+    Dagster does so whenever a step leaves its place. But one that asked just before and stood in the queue just after
+    is passed over, and where nobody comes after it, waits for ever (dagster 1.13: `claim_concurrency_slot` asks and
+    enters in two transactions).
+    """
+    storage, handed_out = instance.event_log_storage, 0
+    for name in storage.get_concurrency_keys():
+        pool = storage.get_concurrency_info(name)
+        assigned = sum(step.assigned_timestamp is not None for step in pool.pending_steps)
+        free = min(pool.slot_count - assigned, len(pool.pending_steps) - assigned)
+        for _ in range(free):
+            storage.assign_pending_steps([name])
+            handed_out += 1
+    return handed_out
 
 
 def _process(instance: Any, run: Any) -> int | None:

@@ -1,25 +1,31 @@
-"""When a stage has to stop: a loss that is no number, one that has left its start far behind, memory that is out.
+"""When a stage has to stop: a loss that is no number, one that has left its start far behind, memory or a disk that is
+full.
 
     fault = diagnose("sft", history)                   # after every step; None while all is well
     with explained(job, where): trainer.train()        # out of memory, in words
+    return attempted(lambda: run(job), job, reporter, PLAIN)   # told in one line, or with the way to it in the code
 
 Divergence is a loss of more than 3 times its start (the least of its first five steps, 1 at least) for 20 steps on end;
 under reinforcement, whose loss starts at zero, a KL to the starting policy of more than 10 nats a token for as long.
 Deliberately absent: repair. The same job with the same seed would come to the same end, so a person changes it.
 """
 
+import errno
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from training.jobs import TrainJob
+from training.jobs import Job, TrainJob
+from training.reporting import Reporter
 
 RISE, FLOOR, OPENING = 3.0, 1.0, 5
 HIGHEST_KL = 10.0
 ON_END = 20
 # What must be a number for the next step to be one.
 NUMBERS = ("loss", "reward", "kl", "grad_norm")
+# safetensors and torch raise errors of their own, with what the system said somewhere in the text, or not at all.
+NO_ROOM = ("no space left", "quota exceeded", "pytorchstreamwriter failed writing")
 NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
 
 
@@ -108,6 +114,36 @@ def guard(job: TrainJob, history: Sequence[Mapping[str, float]], kept: Callable[
                 )
 
     return Guard()
+
+
+def attempted(work: Callable[[], object], job: Job, reporter: Reporter, plain: tuple[type[Exception], ...] = ()) -> int:
+    """Do a stage's work; what is `plain` and a full disk are told in their own words alone. Gives the exit status."""
+    try:
+        work()
+    except plain as error:
+        reporter.fail(str(error))
+    except Exception as error:
+        if not _is_room(error):
+            raise
+        said = str(error).strip().split("\n")[0]
+        reporter.fail(
+            f"{job.stage}: a disk is full ({said}). Look with `df -h {job.output} {job.base_cache}` and free some: "
+            f"what was finished and each whole checkpoint are kept, and the same command goes on from them"
+        )
+    else:
+        return 0
+    return 1
+
+
+def _is_room(error: BaseException | None) -> bool:
+    """Whether a disk without room is at the bottom of an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(sign in str(error).lower() for sign in NO_ROOM):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ from ranking.decoding.calls import Call, Ranked, Reply, Task
 from ranking.decoding.desk import Desk, Ticket, decode_in_batches
 from ranking.prompts import load_template
 from training.curves import quiet
+from training.faults import attempted
 from training.host import settle
 from training.jobs import LeftOut, RerankJob, RerankResult, finished, publish, weights_sha256, workspace
 from training.rankers import Ranker, call_prompt, misfit, ranker_for
+from training.recipes import RecipeError
 from training.reporting import Reporter, open_reporter
+from training.student import StudentError
 
 CANDIDATE_COLUMNS = ["domain", "qid", "query", "docid", "rank", "text"]
 CALL_SCHEMA = pl.Schema(
@@ -63,6 +67,10 @@ PROBE_SCHEMA = pl.Schema(
 
 class CandidatesError(ValueError):
     """A candidates file that cannot be reranked; the message names the file and the fault."""
+
+
+# Errors that say what to do next: the way to them in the code says nothing more.
+PLAIN = (CandidatesError, RecipeError, StudentError)
 
 
 @dataclass(frozen=True)
@@ -301,15 +309,18 @@ def run_rows(queries: Sequence[Query], ranked: Mapping[tuple[str, str], Ranked])
     return pl.concat(frames)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the job files named on the command line, one after the other."""
+def main(argv: Sequence[str]) -> int:
+    """Run the job files named on the command line, one after the other; gives the status to exit with."""
     started = time.time()
     settle()
     with open_reporter() as reporter:
         for path in argv:
-            run(RerankJob.model_validate_json(Path(path).read_bytes()), reporter, started)
+            job = RerankJob.model_validate_json(Path(path).read_bytes())
+            if attempted(partial(run, job, reporter, started), job, reporter, PLAIN):
+                return 1
             started = time.time()
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

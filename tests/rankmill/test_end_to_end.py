@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,7 @@ def answers(home: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home whose first run was killed with -9 while it labelled, and whose second ran to the end."""
     folder = tmp_path_factory.mktemp("mill")
     profile = folder / "tiny.yaml"
@@ -60,7 +62,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "second.txt").write_text(second.stdout + second.stderr, "utf-8")
     assert second.returncode == 0, second.stdout[-2000:] + second.stderr[-4000:]
-    return home
+    yield home
+    shutil.rmtree(home / "models")
 
 
 def query(home: Path, sql: str) -> list[dict]:

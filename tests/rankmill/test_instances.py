@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "warehouse"))
 
 from shared_services import postgres
 
-from rankmill.dead_runs import POOLS, PROCESS, dead_runs, end_dead_runs, open_pools
+from rankmill.dead_runs import POOLS, PROCESS, dead_runs, end_dead_runs, hand_out_places, open_pools
 from rankmill.settings import ROOT, Settings
 
 SLEEPER = """
@@ -129,7 +130,12 @@ def test_a_team_s_runs_are_in_postgresql_where_every_machine_sees_them(
             subprocess.Popen([sys.executable, "-c", SMALL, str(tmp_path / "one")], stderr=subprocess.PIPE, text=True)
             for _ in range(4)
         ]
-        errors = [process.communicate(timeout=120)[1] for process in at_once]
+        with dg.DagsterInstance.from_config(str(tmp_path / "one")) as one:
+            until = time.monotonic() + 120
+            while any(process.poll() is None for process in at_once) and time.monotonic() < until:
+                hand_out_places(one)  # as the watchman does
+                time.sleep(0.5)
+        errors = [process.communicate(timeout=1)[1] for process in at_once]
         assert [process.returncode for process in at_once] == [0] * 4, errors
 
 
@@ -151,6 +157,25 @@ def test_a_run_that_was_killed_is_marked_and_its_place_in_the_pool_is_free_again
     assert ended is not None and ended.status == dg.DagsterRunStatus.FAILURE
     assert pools.get_concurrency_info("teacher").active_run_ids == set()
     assert end_dead_runs(machine) == []
+
+
+def test_a_step_that_was_passed_over_gets_the_place_that_is_free(machine: dg.DagsterInstance) -> None:
+    pools = machine.event_log_storage
+    pools.set_concurrency_slots("teacher", 1)
+    assert pools.claim_concurrency_slot("teacher", "first", "asks").is_claimed
+    assert not pools.claim_concurrency_slot("teacher", "second", "asks").is_claimed
+    assert hand_out_places(machine) == 0  # none is free
+    pools.free_concurrency_slots_for_run("first")
+    assert pools.claim_concurrency_slot("teacher", "second", "asks").is_claimed
+    pools.free_concurrency_slots_for_run("second")
+    # The third saw no free place, and stood in the queue when the second had already gone.
+    pools.add_pending_step("teacher", "third", "asks", priority=1, should_assign=False)
+    pools.add_pending_step("teacher", "fourth", "asks", should_assign=False)
+    assert not pools.claim_concurrency_slot("teacher", "third", "asks").is_claimed
+    assert hand_out_places(machine) == 1
+    assert pools.claim_concurrency_slot("teacher", "third", "asks").is_claimed
+    assert not pools.claim_concurrency_slot("teacher", "fourth", "asks").is_claimed
+    assert hand_out_places(machine) == 0
 
 
 def test_a_run_of_the_daemon_is_known_by_the_process_that_its_log_names(machine: dg.DagsterInstance) -> None:

@@ -48,11 +48,11 @@ def candidates_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base_folder(base_models: Path) -> Path:
     """The base model from the wheel, converted once."""
     from training.student import resolve
 
-    folder = resolve(ModelRef(path="smollm2", sha256="wheel"), tmp_path_factory.mktemp("base"))
+    folder = resolve(ModelRef(path="smollm2", sha256="wheel"), base_models)
     assert isinstance(folder, Path)
     return folder
 

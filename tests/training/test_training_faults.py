@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,9 @@ from training_toys import Lines
 from word_stages import make_words, rl_job, run, sft_job, write_rows
 
 from training import rl, sft
-from training.faults import HIGHEST_KL, ON_END, OPENING, TrainingStopped, diagnose
+from training.faults import HIGHEST_KL, ON_END, OPENING, TrainingStopped, attempted, diagnose
 from training.jobs import ModelRef, RlJob, SftJob, TrainResult, command, finished
-from training.stages import attempted, carry_out
+from training.stages import PLAIN, carry_out
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +179,58 @@ def test_a_process_that_cannot_go_on_says_why_in_one_line(words: ModelRef, tmp_p
     assert ended.stderr.splitlines()[-1].startswith(f"{others}: none of 0 sft rows fits the recipe: no row has split")
 
 
-def test_what_explains_itself_is_told_as_an_error_and_anything_else_is_left_as_it_is() -> None:
+def test_a_disk_that_is_full_is_told_in_one_line_and_with_room_the_same_command_ends(
+    words: ModelRef, rows: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = [
+        "unshare",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=200k none "$0" && exec "$@"',
+    ]
+    tried = subprocess.run([*mounted, str(disk), "true"], capture_output=True, text=True, check=False)
+    if shutil.which("unshare") is None or tried.returncode:
+        pytest.skip(f"no disk of its own can be mounted here: {tried.stderr.strip()}")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    words_of = command(sft_job(words, rows, disk))
+    job_file = tmp_path / "job.json"
+    shutil.copy(words_of[-1], job_file)  # on the disk it would not be seen
+    going = [*words_of[:-1], str(job_file)]
+    ended = subprocess.run([*mounted, str(disk), *going], capture_output=True, text=True, env=environment)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
+    told = ended.stderr.splitlines()[-1]
+    assert told.startswith("sft: a disk is full (") and f"df -h {disk}" in told
+    assert subprocess.run(going, capture_output=True, env=environment).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+        "[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/1: file write failed",
+    ],
+)
+def test_a_library_s_own_words_for_a_full_disk_are_known(said: str, words: ModelRef, tmp_path: Path) -> None:
+    def write() -> None:
+        try:
+            raise RuntimeError(said)
+        except RuntimeError as error:
+            raise ValueError("the checkpoint was not kept") from error
+
+    reporter = Lines()
+    assert attempted(write, sft_job(words, tmp_path, tmp_path), reporter) == 1
+    assert reporter.notes[0].startswith("sft: a disk is full (the checkpoint was not kept)")
+
+
+def test_what_explains_itself_is_told_as_an_error_and_anything_else_is_left_as_it_is(
+    words: ModelRef, tmp_path: Path
+) -> None:
+    job = sft_job(words, tmp_path, tmp_path)
+
     def stop() -> None:
         raise TrainingStopped("sft stopped at step 3")
 
@@ -186,10 +238,10 @@ def test_what_explains_itself_is_told_as_an_error_and_anything_else_is_left_as_i
         raise ZeroDivisionError
 
     reporter = Lines()
-    assert (attempted(stop, reporter), reporter.notes) == (1, ["sft stopped at step 3"])
-    assert attempted(list, reporter) == 0
+    assert (attempted(stop, job, reporter, PLAIN), reporter.notes) == (1, ["sft stopped at step 3"])
+    assert attempted(list, job, reporter, PLAIN) == 0
     with pytest.raises(ZeroDivisionError):
-        attempted(break_down, reporter)
+        attempted(break_down, job, reporter, PLAIN)
 
 
 def curve(*losses: float, kl: float = 0.0) -> list[dict[str, float]]:
