@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -61,11 +62,22 @@ class Ui:
         """The one field that a query or mutation gives."""
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(f"{self.address}/graphql", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=120) as response:
-            answer = json.load(response)
+        answer = self._sent(request, again=not query.lstrip().startswith("mutation"))
         assert "errors" not in answer, answer["errors"]
         (given,) = answer["data"].values()
         return given
+
+    @staticmethod
+    def _sent(request: urllib.request.Request, again: bool) -> Any:
+        """The server's answer; a question that it failed on is put once more, as the pages do at their next poll."""
+        try:
+            with urllib.request.urlopen(request, timeout=120) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            if error.code != 500 or not again:
+                raise
+        time.sleep(2)
+        return Ui._sent(request, again=False)
 
     def launch(self, assets: tuple[str, ...], partitions: tuple[str, ...]) -> str:
         """*Materialize* for several partitions; gives the backfill's id."""
