@@ -42,7 +42,7 @@ def dead_runs(instance: Any) -> Iterator[Any]:
 
 
 def open_pools(instance: Any) -> None:
-    """Give every pool its places before a run wants one, but for those whose limit somebody has chosen.
+    """Give every pool its places before a run wants one, but for those whose limit somebody has chosen; and hand out.
 
     Left to Dagster, the first runs of a new history make a pool of the default limit each, and in PostgreSQL those that
     meet there fail (dagster-postgres 0.29: "duplicate key value", then "current transaction is aborted").
@@ -51,6 +51,7 @@ def open_pools(instance: Any) -> None:
     for name, places in POOLS.items():
         if name not in known:
             instance.event_log_storage.set_concurrency_slots(name, places)
+    hand_out_places(instance)
 
 
 def hand_out_places(instance: Any) -> int:

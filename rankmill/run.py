@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rankmill.dead_runs import PROCESS, end_dead_runs, hand_out_places, open_pools
+from rankmill.dead_runs import PROCESS, end_dead_runs, open_pools
 from rankmill.progress import RunProgress
 from rankmill.settings import Settings
 
@@ -54,7 +54,6 @@ def run_graph(settings: Settings, recipes: Sequence[str], console: Console) -> N
         with dg.DagsterInstance.get() as instance:
             end_dead_runs(instance)
             open_pools(instance)
-            hand_out_places(instance)
             _match_partitions(instance, active)
             for job, partition_key, place in planned(settings, recipes, active):
                 progress.begin(place)

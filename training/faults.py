@@ -1,9 +1,8 @@
-"""When a stage has to stop: a loss that is no number, one that has left its start far behind, memory or a disk that is
-full.
+"""When a stage has to stop: a loss that is no number or has left its start far behind, full memory, a full disk.
 
     fault = diagnose("sft", history)                   # after every step; None while all is well
     with explained(job, where): trainer.train()        # out of memory, in words
-    return attempted(lambda: run(job), job, reporter, PLAIN)   # told in one line, or with the way to it in the code
+    return attempted(lambda: run(job), job, reporter, PLAIN)   # told in one line, or with its traceback
 
 Divergence is a loss of more than 3 times its start (the least of its first five steps, 1 at least) for 20 steps on end;
 under reinforcement, whose loss starts at zero, a KL to the starting policy of more than 10 nats a token for as long.
@@ -25,7 +24,7 @@ ON_END = 20
 # What must be a number for the next step to be one.
 NUMBERS = ("loss", "reward", "kl", "grad_norm")
 # safetensors and torch raise errors of their own, with what the system said somewhere in the text, or not at all.
-NO_ROOM = ("no space left", "quota exceeded", "pytorchstreamwriter failed writing")
+NO_ROOM = ("no space left", "disk quota exceeded", "pytorchstreamwriter failed writing")
 NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
 
 
@@ -123,7 +122,7 @@ def attempted(work: Callable[[], object], job: Job, reporter: Reporter, plain: t
     except plain as error:
         reporter.fail(str(error))
     except Exception as error:
-        if not _is_room(error):
+        if not _is_full_disk(error):
             raise
         said = str(error).strip().split("\n")[0]
         reporter.fail(
@@ -135,7 +134,7 @@ def attempted(work: Callable[[], object], job: Job, reporter: Reporter, plain: t
     return 1
 
 
-def _is_room(error: BaseException | None) -> bool:
+def _is_full_disk(error: BaseException | None) -> bool:
     """Whether a disk without room is at the bottom of an error."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -62,22 +62,14 @@ class Ui:
         """The one field that a query or mutation gives."""
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(f"{self.address}/graphql", body, {"Content-Type": "application/json"})
-        answer = self._sent(request, again=not query.lstrip().startswith("mutation"))
+        try:
+            with urllib.request.urlopen(request, timeout=120) as response:
+                answer = json.load(response)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{error}: {error.read().decode()[:3000]}") from error  # the body says why
         assert "errors" not in answer, answer["errors"]
         (given,) = answer["data"].values()
         return given
-
-    @staticmethod
-    def _sent(request: urllib.request.Request, again: bool) -> Any:
-        """The server's answer; a question that it failed on is put once more, as the pages do at their next poll."""
-        try:
-            with urllib.request.urlopen(request, timeout=120) as response:
-                return json.load(response)
-        except urllib.error.HTTPError as error:
-            if error.code != 500 or not again:
-                raise
-        time.sleep(2)
-        return Ui._sent(request, again=False)
 
     def launch(self, assets: tuple[str, ...], partitions: tuple[str, ...]) -> str:
         """*Materialize* for several partitions; gives the backfill's id."""
@@ -111,8 +103,14 @@ class Ui:
         assert self.ask(query, id=run)["status"] == "SUCCESS"
 
     def cancel(self, backfill: str) -> None:
-        """*Cancel*, until all of its runs have ended."""
+        """*Cancel*, and *Terminate* its runs, until all have ended: the daemon alone would leave them half a minute."""
         self.ask("mutation($id: String!) { cancelPartitionBackfill(backfillId: $id) { __typename } }", id=backfill)
+        query = "query($id: String!) { partitionBackfillOrError(backfillId: $id) "
+        runs = self.ask(f"{query} {{ ... on PartitionBackfill {{ runs(limit: 100) {{ runId }} }} }} }}", id=backfill)
+        self.ask(
+            "mutation($ids: [String!]!) { terminateRuns(runIds: $ids) { __typename } }",
+            ids=[run["runId"] for run in runs["runs"]],
+        )
         self.until(lambda: self.status(backfill) == "CANCELED", "it is cancelled")
 
     def execute_again(self, backfill: str) -> str:
