@@ -18,9 +18,10 @@ test: .venv/tested
 	$(BIN)/python -m pytest tests/rankmill/test_ui_walk.py
 
 # Stages on a Ray cluster of this machine, under a Slurm of one node where it is installed, in pods that are stood in
-# for; and the files of deploy/.
+# for; the files of deploy/; and stages whose weights DeepSpeed shares out over two processes.
 test-places: .venv/placed
 	$(BIN)/python -m pytest -m 'not vllm' tests/places tests/deploy
+	$(BIN)/python -m pytest -k zero3 tests/training/test_running.py
 
 # A factory over thirty simulated nights, once undisturbed and once with thirty kills; and one whose clock jumps. Hours.
 test-nights: .venv/tested
@@ -59,8 +60,10 @@ clean:
 	$(PIP) install -c constraints.txt --no-deps rbo rank-llm dacite
 	touch $@
 
+# DeepSpeed's build asks the torch that is installed.
 .venv/placed: .venv/tested
-	$(PIP) install -c constraints.txt -e '.[ray,kubernetes,test-places]'
+	$(PIP) install -c constraints.txt -e '.[ray,kubernetes,test-places]' wheel
+	$(PIP) install -c constraints.txt --no-build-isolation deepspeed
 	touch $@
 
 # vLLM pins a torch of its own, so it shares no environment with rankmill. Of what it asks for, three packages are made

@@ -11,7 +11,8 @@ tokens x hidden (Korthikanti et al. 2022, table 2, flash attention), and fp32 lo
 time: 6 operations a weight and token (8 with checkpointing, 2 for a forward pass alone) at MFU of the device's peak;
 a written token reads all weights and the cache once, for all rollouts of a device together. vLLM beside the policy
 takes its share of the memory, at another time where it sleeps, and reads a part of the weights where GPUs share them; a
-server of its own takes none here, and writes as fast as one device would.
+server of its own takes none here, and writes as fast as one device would. What writes without vLLM, and what ranks dev
+rows on the way (on the first device), is a copy of all weights in bf16; the time of ranking them is not reckoned.
 
 Deliberately absent: pipeline and tensor parallelism, and measured figures (those are in docs/results.md).
 """
@@ -162,7 +163,7 @@ def _supervised(
         longest,
         tokens,
         steps,
-        _memory(recipe, shape, count, at_once),
+        _memory(recipe, shape, count, at_once) + _twin(recipe, shape, "sft"),
         work / (count * device.flops * MFU) / 3_600,
     )
 
@@ -192,9 +193,11 @@ def _reinforced(
     memory += 2 * shape.parameters / count * (sampling.kl > 0 and recipe.model.tuning == "full")
     if vllm is None:
         memory += 2 * shape.parameters + min(mine, sampling.batch) * longest * shape.cache
-    elif vllm.mode == "colocate":
-        taken = vllm.memory * device.memory
-        memory = max(memory, taken) if vllm.sleep else memory + taken
+    else:
+        memory += _twin(recipe, shape, "rl")
+        if vllm.mode == "colocate":
+            taken = vllm.memory * device.memory
+            memory = max(memory, taken) if vllm.sleep else memory + taken
     return StagePlan(
         "rl",
         len({example.row_id for example in examples}),
@@ -212,6 +215,11 @@ def _operations(recipe: Recipe) -> int:
     """Operations a weight and token of a learning step; frozen weights pass gradients on and get none themselves."""
     passes = 4 if recipe.model.tuning == "lora" else 6
     return passes + 2 * recipe.model.gradient_checkpointing
+
+
+def _twin(recipe: Recipe, shape: Shape, stage: str) -> float:
+    """Bytes of the copy that ranks dev rows on the way, where a stage chooses its best step."""
+    return 2 * shape.parameters if recipe.selecting(stage) is not None else 0.0
 
 
 def _memory(recipe: Recipe, shape: Shape, count: int, tokens: int) -> float:

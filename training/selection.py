@@ -1,22 +1,23 @@
 """Which step of a stage is the best: every so many steps the student ranks the dev rows, and the best weights are kept.
 
     lists, left_out = dev_lists(rows, how, recipe, ranker, seed)
-    selection = Selection(job, how, ranker, lists, curve)
+    selection = Selection(job, how, ranker, lists, curve, weights)
     trainer.add_callback(selection.callback())
     trainer.train()
-    selection.put_back(trainer.model)                 # the weights of selection.step, whose figure is selection.best
+    model.load_state_dict(selection.kept(), strict=False)   # of selection.step, whose figure is selection.best
 
 A row's list is ranked as `training.rerank` would, by the recipe's contract and decoding, without fusion; the figure is
 the mean NDCG@10 against its relevant positions, in which a malformed answer counts nothing: it leaves the order shown,
 so that a student that says nothing of use would else be as good as chance, and be chosen for it. The start (step 0) and
-the last step are ranked too, and equal figures leave the earlier step chosen. Deliberately absent: the loss on dev
-rows, which falls while rankings get worse.
+the last step are ranked too, and equal figures leave the earlier step chosen. Of several processes the first one ranks,
+also where none holds all weights: they are handed together for it. Deliberately absent: the loss on dev rows, which
+falls while rankings get worse.
 """
 
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from training.checkpoints import TrainingDataError
 from training.curves import Curve
 from training.jobs import LeftOut, TrainJob
 from training.rankers import Ranker, call_prompt, misfit
-from training.ranks import first, same, wait
+from training.ranks import first, same
 from training.recipes import Recipe
 from training.seams import Selecting
 from training.survival import Member
@@ -107,13 +108,25 @@ def dev_ndcg(recipe: Recipe, ranker: Ranker, lists: Sequence[DevList]) -> float:
 class Selection(Member):
     """Ranks the dev lists as a stage goes, keeps the best weights on disk, and stops it when nothing gets better."""
 
-    def __init__(self, job: TrainJob, how: Selecting, ranker: Ranker, lists: Sequence[DevList], curve: Curve) -> None:
-        """`ranker` asks a twin of the student, which is given the student's weights before it ranks."""
+    def __init__(
+        self,
+        job: TrainJob,
+        how: Selecting,
+        ranker: Ranker | None,
+        lists: Sequence[DevList],
+        curve: Curve,
+        weights: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """`ranker` asks a twin of the student, which is given `weights()`, all of them by name, before it ranks.
+
+        All processes ask for the weights; the first one alone needs a ranker and lists.
+        """
         self.job = job
         self.how = how
         self.ranker = ranker
         self.lists = lists
         self.curve = curve
+        self.weights = weights
         self.step: int | None = None
         self.best = -1.0
         self.since = 0
@@ -133,35 +146,32 @@ class Selection(Member):
         self._needed = self.step
         self._remove_others()
 
-    def evaluate(self, model: Any, step: int, total: int) -> bool:
-        """Rank the lists with the weights of a step, and keep those if they are the best; whether to stop here."""
-        import torch
+    def evaluate(self, step: int, total: int) -> bool:
+        """Rank the lists with the weights of a step, and keep those if they are the best; whether to stop here.
 
+        Weights that are no numbers rank nothing: the stage is about to stop for them (training.faults).
+        """
         begun = time.perf_counter()
-        self.ranker.model.load_state_dict(model.state_dict())
-        with torch.random.fork_rng():
-            value = same(dev_ndcg(self.job.recipe, self.ranker, self.lists) if first() else 0.0)
+        weights = self.weights()
+        value = same(self._figure(weights) if first() else None)
+        if value is None:
+            return False
         if value > self.best:
             self.step, self.best, self.since = step, value, 0
             if first():
-                self._save(model, step)
+                self._save(weights, step)
         else:
             self.since += 1
         seconds = time.perf_counter() - begun
         self.curve.aside(step, total, {"dev_ndcg": value, "dev_seconds": round(seconds, 3)}, seconds)
         return self.how.patience is not None and self.since >= self.how.patience
 
-    def put_back(self, model: Any) -> None:
-        """Give a model the best step's weights."""
-        import torch
+    def kept(self) -> dict[str, Any]:
+        """The best step's weights, by name; without those that do not learn."""
         from safetensors.torch import load_file
 
         assert self.step is not None  # step 0 was evaluated
-        wait()
-        kept = load_file(self._file(self.step))
-        with torch.no_grad():
-            for name, weight in _learning(model).items():
-                weight.copy_(kept[name])
+        return dict(load_file(self._file(self.step)))
 
     def callback(self) -> Any:
         """A transformers TrainerCallback that evaluates; add it before those that stop at `should_training_stop`."""
@@ -170,15 +180,15 @@ class Selection(Member):
         selection = self
 
         class Selector(TrainerCallback):
-            def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 if state.global_step == 0:
-                    selection.evaluate(given["model"], 0, state.max_steps)
+                    selection.evaluate(0, state.max_steps)
 
-            def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 step, every = state.global_step, selection.how.evaluate_every
                 assert every is not None  # or there is no selection
-                if (step % every == 0 or step == state.max_steps) and _numbers(given["model"]):
-                    stop = selection.evaluate(given["model"], step, state.max_steps)
+                if step % every == 0 or step == state.max_steps:
+                    stop = selection.evaluate(step, state.max_steps)
                     control.should_training_stop = control.should_training_stop or stop
 
         return Selector()
@@ -186,11 +196,32 @@ class Selection(Member):
     def _file(self, step: int) -> Path:
         return self.job.resume / f"best-{step}.safetensors"
 
-    def _save(self, model: Any, step: int) -> None:
+    def _figure(self, weights: Mapping[str, Any]) -> float | None:
+        """The figure of some weights; None where they are no numbers."""
+        import torch
+
+        from training.student import best_device, in_one_piece
+
+        assert self.ranker is not None  # this is the first process
+        twin = self.ranker.model
+        home = twin.device
+        with in_one_piece(), torch.random.fork_rng():
+            if not all(bool(weights[name].isfinite().all()) for name in _learning(twin)):
+                return None
+            twin.load_state_dict(weights)
+            try:
+                twin.to(best_device())
+                return dev_ndcg(self.job.recipe, self.ranker, self.lists)
+            finally:
+                twin.to(home)
+
+    def _save(self, weights: Mapping[str, Any], step: int) -> None:
         from safetensors.torch import save_file
 
+        assert self.ranker is not None
         part = self._file(step).with_suffix(".part")
-        save_file({name: weight.detach().cpu().contiguous() for name, weight in _learning(model).items()}, part)
+        learning = {name: weights[name].detach().cpu().contiguous() for name in _learning(self.ranker.model)}
+        save_file(learning, part)
         part.replace(self._file(step))
         self._remove_others()
 
@@ -202,11 +233,6 @@ class Selection(Member):
                 old.unlink()
 
 
-def _numbers(model: Any) -> bool:
-    """Whether all weights are numbers; where they are not, the stage is about to stop (training.faults)."""
-    return all(bool(weight.isfinite().all()) for weight in _learning(model).values())
-
-
-def _learning(model: Any) -> dict[str, Any]:
-    """The weights that learn, by name; tied ones once."""
-    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+def _learning(model: Any) -> list[str]:
+    """Names of the weights that learn; of tied ones the first."""
+    return [name for name, weight in model.named_parameters() if weight.requires_grad]

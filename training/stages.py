@@ -11,7 +11,7 @@ absent: what is learned (training.sft, training.rl).
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from training.faults import TrainingStopped, explained, guard
 from training.first_token import SeveralTokensError
 from training.jobs import LeftOut, RlJob, SftJob, TrainResult, finished, publish, workspace
 from training.rankers import ranker_for
-from training.ranks import count, first, join, same, sharded, wait
+from training.ranks import count, first, join, same, wait
 from training.recipes import RecipeError
 from training.reporting import Reporter
 from training.seams import Student
@@ -121,7 +121,7 @@ def _train(
     keeper = Keeper(job, job.recipe.grpo.updates if job.stage == "rl" else 1, members)
     bench = Bench(source, tokenizer, job.recipe.model, keeper.desk, tally, members)
     trainer = trainer_of(bench)
-    if (selection := _selection(job, bench, curve)) is not None:
+    if (selection := _selection(job, bench, curve, trainer)) is not None:
         members["selection"] = selection
         trainer.add_callback(selection.callback())
     for callback in (curve.callback(), guard(job, curve.history, keeper.told), keeper.callback()):
@@ -131,15 +131,15 @@ def _train(
     reporter.note(f"{job.stage}: {used} rows, {left} left out, starting from {job.model.path}")
     with explained(job, lambda: trainer.state.global_step + 1, keeper.told):
         trainer.train(resume_from_checkpoint=keeper.found(reporter))
-    if selection is not None:
-        selection.put_back(trainer.model)
-    model, seen, tokens = whole_model(trainer, bench), tally.rows(), tally.sums()[0]
+    model, seen, tokens = whole_model(trainer, bench, selection), tally.rows(), tally.sums()[0]
     if not first():
         wait()
         result = finished(job)
         assert result is not None  # the first process has published it
         return result
-    with workspace(job) as part:
+    from training.student import in_one_piece
+
+    with workspace(job) as part, in_one_piece():
         result = write_checkpoint(
             part,
             job,
@@ -164,46 +164,56 @@ def _train(
     return result
 
 
-def whole_model(trainer: Any, bench: Bench) -> Any:
-    """The trained model with all of its weights, in the first process; all of them ask.
+def whole_model(trainer: Any, bench: Bench, selection: Selection | None) -> Any:
+    """The trained model with all of its weights, in the first process: those of the best step, else of the last one.
 
     Several processes may each hold a part of it: those are put together on the CPU, in a model made anew.
     """
-    if count() == 1:
-        return trainer.model
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    from training.student import load_student
-
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    weights = None if selection is not None else whole_weights(trainer)  # all of them ask
     if not first():
         return None
-    unset_hf_deepspeed_config()  # or it would be made in parts again
-    model = load_student(bench.source, device="cpu")
-    if (adapters := lora(bench.model)) is not None:
-        from peft import get_peft_model
+    model = trainer.model
+    if count() > 1:
+        from training.student import in_one_piece, load_student
 
-        model = get_peft_model(model, adapters)
-    model.load_state_dict(weights)
+        with in_one_piece():
+            model = load_student(bench.source, device="cpu")
+        if (adapters := lora(bench.model)) is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, adapters)
+    if selection is not None:
+        model.load_state_dict(selection.kept(), strict=False)
+    elif count() > 1:
+        model.load_state_dict(weights)
     return model
 
 
-def _selection(job: SftJob | RlJob, bench: Bench, curve: Curve) -> Selection | None:
+def whole_weights(trainer: Any) -> Mapping[str, Any]:
+    """All weights by name; where no process holds them, they come together on the first one's CPU, and all ask."""
+    weights: Mapping[str, Any] = (
+        trainer.accelerator.get_state_dict(trainer.model_wrapped) if count() > 1 else trainer.model.state_dict()
+    )
+    return weights
+
+
+def _selection(job: SftJob | RlJob, bench: Bench, curve: Curve, trainer: Any) -> Selection | None:
     """What finds the best step, where the recipe wants it found."""
     how = job.recipe.selecting(job.stage)
     if how is None:
         return None
-    if sharded():
-        raise RecipeError(
-            f"evaluate_every is {how.evaluate_every}, and ranking dev rows on the way wants all weights in one "
-            f"process; {job.launch} shares them out. Set evaluate_every to null, or training.launch to ddp."
-        )
-    ranker = ranker_for(job.recipe, bench.twin, bench.tokenizer)
+    weights = partial(whole_weights, trainer)
+    if not first():
+        return Selection(job, how, None, (), curve, weights)
+    from training.student import in_one_piece
+
+    with in_one_piece():
+        ranker = ranker_for(job.recipe, bench.twin, bench.tokenizer)
     lists, left_out = dev_lists(read_rows(job.rows, "dev"), how, job.recipe, ranker, job.seed)
     curve.reporter.note(
         f"{job.stage}: {len(lists)} dev lists every {how.evaluate_every} steps, {len(left_out)} left out"
     )
-    return Selection(job, how, ranker, lists, curve)
+    return Selection(job, how, ranker, lists, curve, weights)
 
 
 def common(model: Student, folder: Path, seed: int) -> dict[str, Any]:

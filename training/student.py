@@ -10,6 +10,8 @@ Deliberately absent: remote code and pickled weights; both are refused by the op
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,23 @@ def load_student(source: Path | str, device: str = "auto", dtype: str = "float32
     if device == "auto":
         return model.eval() if sharded() else model.to(best_device()).eval()
     return model.to(device).eval()
+
+
+@contextmanager
+def in_one_piece() -> Iterator[None]:
+    """Models that are made and asked herein are whole, and one process's own, whatever others share out."""
+    from accelerate.state import AcceleratorState, is_initialized
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    plugin = AcceleratorState().deepspeed_plugin if is_initialized() else None
+    if plugin is None:  # FSDP shares out what it is handed, and nothing else
+        yield
+        return
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        plugin.set_deepspeed_weakref()
 
 
 def best_device() -> str:

@@ -93,3 +93,16 @@ def test_vllm_takes_its_share_of_the_memory_where_it_lies(words: tuple[ModelRef,
     assert rl(Vllm(memory=0.9, sleep=True))[0] == pytest.approx(max(alone, 0.9 * whole))
     assert rl(None)[0] > alone
     assert rl(Vllm(tensor_parallel=4))[1] < rl(Vllm())[1] == rl(None)[1]
+
+
+def test_a_copy_that_ranks_dev_rows_is_reckoned_with_and_rollouts_without_vllm_have_one_anyway(
+    words: tuple[ModelRef, Path],
+) -> None:
+    def memory(vllm: Vllm | None, **every: int) -> list[float]:
+        recipe = system("reasonrank-direct", objective=every, sampling=every)
+        return [stage.memory for stage in planned(recipe, words, vllm=vllm).stages]
+
+    server = Vllm(mode="server", url="http://127.0.0.1:8000")
+    plain, chosen = memory(server), memory(server, evaluate_every=5)
+    assert [one - other for one, other in zip(chosen, plain, strict=True)] == pytest.approx([2 * QWEN.parameters] * 2)
+    assert memory(None, evaluate_every=5)[1] == memory(None)[1]

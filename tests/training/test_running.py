@@ -12,12 +12,12 @@ import psutil
 import pytest
 import yaml
 from pydantic import ValidationError
-from word_stages import make_words, run, sft_job, write_rows
+from word_stages import make_words, rl_job, run, sft_job, write_rows
 
 from rankmill.settings import SettingsError, load_profile
 from training import rl
 from training.faults import TrainingStopped
-from training.jobs import ModelRef, RlJob, SftJob, command, finished
+from training.jobs import ModelRef, RlJob, SftJob, command, finished, weights_sha256
 from training.recipes import RecipeError, load_recipe
 from training.running import CONFIGURATIONS, Running, Vllm
 
@@ -160,7 +160,7 @@ def on_the_cpu(name: str, folder: Path) -> Path:
 
 def launched(job: SftJob | RlJob, killed_at: int | None = None) -> list[str]:
     """Do a job by its command, or kill all of its processes as soon as a step is told; the steps that were told."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
     process = subprocess.Popen(command(job), stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None
     said = []
@@ -174,15 +174,22 @@ def launched(job: SftJob | RlJob, killed_at: int | None = None) -> list[str]:
     return re.findall(r"^sft (\d+)/", "".join(said), re.MULTILINE)
 
 
-# Killed at a step, all weights whole in each process (ddp), or shared out over them (fsdp).
-@pytest.mark.parametrize(("name", "killed_at"), [("ddp", None), ("fsdp", 5)])
-def test_two_processes_learn_what_one_with_twice_the_batch_learns_and_one_of_them_tells(
+def shared_out(name: str) -> None:
+    """Skip where the shipped configuration wants what is not installed."""
+    if name == "zero3":
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed; `make test-places` installs it")
+
+
+# Killed at a step, all weights whole in each process (ddp), or shared out over them.
+@pytest.mark.parametrize(("name", "killed_at"), [("ddp", None), ("fsdp", 5), ("zero3", 5)])
+def test_two_processes_learn_and_choose_what_one_with_twice_the_batch_does_and_one_of_them_tells(
     name: str, killed_at: int | None, tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file
 
-    words, rows = make_words(tmp_path / "words"), write_rows(tmp_path, "sft")
-    steps = {"max_steps": 20, "evaluate_every": None}
+    shared_out(name)
+    words, rows = make_words(tmp_path / "words"), write_rows(tmp_path, "sft", "dev")
+    steps = {"max_steps": 20, "evaluate_every": 4}
     exact = {"bf16": False}  # rounded, halves of a batch add up to something else
     shared = sft_job(words, rows, tmp_path, "direct-point", {**steps, "batch": 2}, exact,
                      launch=on_the_cpu(name, tmp_path), checkpoint_steps=2)  # fmt: skip
@@ -194,14 +201,37 @@ def test_two_processes_learn_what_one_with_twice_the_batch_learns_and_one_of_the
     assert result is not None
     # What was told last before the end may lie behind the step that was waited for.
     (went_on_at,) = (0,) if killed_at is None else result.went_on_at
-    assert told == [str(step) for step in range(went_on_at + 1, 21)]
+    # The dev rows are ranked before the first step, too.
+    assert told == [str(step) for step in range(went_on_at + 1 if went_on_at else 0, 21)]
     assert went_on_at >= (killed_at or 1) - 1
 
     alone = sft_job(words, rows, tmp_path, "direct-point", {**steps, "batch": 4}, exact)
     whole = run(alone)
     assert (result.rows_seen, result.tokens, result.steps) == (whole.rows_seen, whole.tokens, whole.steps)
-    assert [entry["loss"] for entry in result.history] == pytest.approx([e["loss"] for e in whole.history], abs=1e-3)
+    for figure in ("loss", "dev_ndcg"):
+        drawn, expected = ([one[figure] for one in each.history if figure in one] for each in (result, whole))
+        assert drawn == pytest.approx(expected, abs=1e-3) and len(set(drawn)) > 1
+    assert (result.chosen_step, result.dev_ndcg) == (whole.chosen_step, pytest.approx(whole.dev_ndcg))
     ours, theirs = (load_file(job.folder / "model.safetensors") for job in (shared, alone))
     assert ours.keys() == theirs.keys()
     assert all((ours[name] - theirs[name]).abs().max() < 1e-3 for name in ours)
     assert not shared.resume.exists()
+
+
+@pytest.mark.parametrize("name", ["fsdp", "zero3"])
+def test_two_processes_that_share_the_weights_out_reinforce_and_choose(name: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    shared_out(name)
+    words, rows = make_words(tmp_path / "words"), write_rows(tmp_path, "rl", "dev")
+    drawn = {"prompts": 4, "updates": 1, "rollouts": 4, "batch": 4, "max_steps": 2, "evaluate_every": 1, "dev_rows": 5}
+    job = rl_job(words, rows, tmp_path, sampling=drawn, launch=on_the_cpu(name, tmp_path))
+    launched(job)
+    result = finished(job)
+    assert result is not None and result.steps == 2
+    assert [entry["step"] for entry in result.history if "dev_ndcg" in entry] == [0, 1, 2]
+    assert result.rows_seen and result.chosen_step in (0, 1, 2)
+    kept = load_file(job.folder / "model.safetensors")
+    assert all(bool(weight.isfinite().all()) for weight in kept.values())
+    if result.chosen_step == 0 and name == "fsdp":  # zero3 hands its weights over in the precision that it computes in
+        assert weights_sha256(job.folder) == words.sha256
