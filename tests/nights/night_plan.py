@@ -39,6 +39,11 @@ class Night:
     broken: tuple[str, ...] = ()
     outage_by_day: bool = False
 
+    @property
+    def delivers(self) -> bool:
+        """Whether queries or passages come or go, which changes what is ranked, whoever asks a teacher about them."""
+        return bool(self.new or self.arrives or self.reworded or self.taken)
+
 
 NOTHING = Night("nothing has changed")
 NIGHTS = (
