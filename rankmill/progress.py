@@ -7,6 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status
 
+# What Dagster says of the channel to a process, while all is well with it.
+CHANNEL = "[pipes]"
+
 
 class RunProgress(logging.Handler):
     """Listens to a run: a line for every asset made and every failed check, and what assets say meanwhile.
@@ -43,7 +46,7 @@ class RunProgress(logging.Handler):
             said = str(meta.get("orig_message") or record.getMessage())
             if record.levelno >= logging.ERROR:
                 self.line(f"{self.place} · {said}", "bold red")
-            else:
+            elif record.levelno > logging.INFO or not said.startswith(CHANNEL):
                 self._say(said)
         elif event is None:
             return
