@@ -21,7 +21,7 @@ from inference.standin.faults import Faults
 from warehouse.lake import Lake, opened
 from warehouse.leaderboard import TIMINGS
 from warehouse.ledger import latest
-from warehouse.promotion import PROMOTED, standing
+from warehouse.promotion import CHALLENGER, PROMOTED, standing
 
 LABELS = ("queries", "passages", "judgements", "candidates", "rankings", "consistent_rankings", "scores")
 OUTAGE = Faults(rate_500=1.0)
@@ -226,7 +226,7 @@ def poisoned(house: House) -> bool:
 
 
 def end_state(home: Path) -> dict[str, Any]:
-    """What a home has come to: labels, rows of the newest release, scores, leaderboard and champion, without times."""
+    """What a home has come to: labels, rows of the newest release, scores and leaderboard, without times."""
     with opened(Lake.at(home / "lake")) as lake:
         made = latest(lake, "training_set")
         assert made is not None
@@ -235,7 +235,7 @@ def end_state(home: Path) -> dict[str, Any]:
         frames["training_rows"] = lake.read("training_rows", {"release": release})
         frames["leaderboard"] = lake.read("leaderboard").drop(TIMINGS)
         state: dict[str, Any] = {table: frame.sort(frame.columns).rows() for table, frame in frames.items()}
-        return state | {"release": release, "champion": standing(lake.read("promotions")).champion}
+        return state | {"release": release}
 
 
 def clean_run(house: House, home: Path) -> None:
@@ -250,12 +250,28 @@ def clean_run(house: House, home: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
-def same(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """What two end states differ in."""
-    return [
-        f"{part}: {sorted(map(str, set(map(str, one[part])) ^ set(map(str, other[part]))))[:4]}"
-        if isinstance(one[part], list)
-        else f"{part}: {one[part]} and {other[part]}"
-        for part in one
-        if one[part] != other[part]
+def differences(home: Path, clean: Path) -> list[str]:
+    """What the end of many nights and that of one clean run over their final sources differ in, and may not.
+
+    The clean run judges its one model against the first stage; here it has to beat the champion of an earlier night.
+    """
+    ours, theirs = end_state(home), end_state(clean)
+    found = [
+        f"{part}: {sorted(map(str, set(map(str, ours[part])) ^ set(map(str, theirs[part]))))[:4]}"
+        if isinstance(ours[part], list)
+        else f"{part}: {ours[part]} and {theirs[part]}"
+        for part in ours
+        if ours[part] != theirs[part]
     ]
+    decided, alone = promotions(home), promotions(clean)
+    holder, best = standing(decided).champion, standing(alone).champion
+    judged = decided.filter(pl.col("model") == best).sort("number").select("decision", "against").rows()
+    if holder != best and judged[-1:] != [(CHALLENGER, holder)]:
+        found.append(f"champion: {holder}, and {best}, which was judged so: {judged}")
+    return found
+
+
+def promotions(home: Path) -> pl.DataFrame:
+    """Every decision on a champion."""
+    with opened(Lake.at(home / "lake")) as lake:
+        return lake.read("promotions")

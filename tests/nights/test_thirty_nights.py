@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from night_house import running_house
 from night_plan import MONTH_USD, NIGHT_USD, NIGHTS, NOTHING
-from playing import Play, clean_run, end_state, same
+from playing import Play, clean_run, differences
 from reaper import Reaper
 
 pytestmark = pytest.mark.nights
@@ -25,7 +25,7 @@ def test_thirty_nights_buy_what_is_new_and_end_like_one_clean_run_over_the_final
             played.night(number, night)
         house.stop()
         clean_run(house, tmp_path / "clean")
-        assert same(end_state(house.home), end_state(tmp_path / "clean")) == []
+        assert differences(house.home, tmp_path / "clean") == []
         told = "\n".join(house.alerts.texts)
         for sentence in (
             "the source land has turned bad and stays as it is",
@@ -44,7 +44,7 @@ def test_thirty_kills_of_any_process_over_those_nights_change_nothing_of_their_e
         assert len(reaper.done) == KILLS, reaper.done
         house.stop()
         clean_run(house, tmp_path / "clean")
-        assert same(end_state(house.home), end_state(tmp_path / "clean")) == []
+        assert differences(house.home, tmp_path / "clean") == []
         # Whatever was in flight as its process died counts as charged; every answer is paid for once.
         books = house.books()
         assert {key for key, _ in books["answer"]} == set(house.answers())
