@@ -197,11 +197,14 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         from uvloop import new_event_loop as make_loop
     with asyncio.Runner(loop_factory=make_loop) as runner:
         try:
-            return runner.run(_until_raised(main, raised))
+            result = runner.run(_until_raised(main, raised))
         except BaseException as error:
             if raised:
                 raise raised[0] from error
             raise
+    if raised:  # as `main` was at its end anyway
+        raise raised[0]
+    return result
 
 
 async def _until_raised(main: Coroutine[Any, Any, T], raised: list[BaseException]) -> T:

@@ -42,7 +42,7 @@ GROWS = (
 )  # fmt: skip
 
 # P: perf/README.md, 2026-11-24, two cores of an AMD EPYC.
-ENGINE_CPU_S = 0.25e-3  # engine.py: an answer bought, 50 ms x 64
+ENGINE_CPU_S = 0.25e-3  # engine.py, 2026-11-28: an answer bought, 50 ms x 64
 CURATION_S, CURATION_GIB = {100_000: 29.4, 1_000_000: 302.5}, {100_000: 1.61, 1_000_000: 4.17}  # warehouse.py
 CHAIN_WORDS, PASSAGE_WORDS, PASSAGES_A_LIST = 40, 60, 2 / 5  # of its texts: N / 5 passages in each of two domains
 

@@ -49,6 +49,14 @@ def test_an_interrupt_within_a_callback_ends_the_run(sent: signal.Signals) -> No
     assert cleared == [True]
 
 
+def test_an_interrupt_that_comes_at_the_very_end_is_not_lost(sent: signal.Signals) -> None:
+    async def ends_at_once() -> None:
+        os.kill(os.getpid(), sent)
+
+    with pytest.raises(Interrupted):
+        run(ends_at_once())
+
+
 def test_a_second_interrupt_is_not_held_back_by_clearing_up(sent: signal.Signals) -> None:
     async def clears_up_for_long() -> None:
         os.kill(os.getpid(), sent)
