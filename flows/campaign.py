@@ -28,11 +28,12 @@ from inference.batch.rows import BatchElsewhere
 from inference.breaker import MostlyErrors
 from inference.budget import Budget, BudgetExceeded, Estimate, estimate
 from inference.endpoint import EndpointRefused
-from inference.engine import Asks, run
+from inference.engine import Asks
 from inference.exchange import Exchange, Failure, Request
 from inference.metrics import serving_metrics
 from inference.prices import Cost, UnknownPrice
 from inference.progress import Progress
+from inference.running import run
 from inference.store import ExchangeStore
 
 CHUNKS_AT_ONCE = 4
@@ -120,7 +121,7 @@ def label(
         base_url = during.enter_context(serving(teacher, log)) if asks else UNASKED
         engine = engine_for(teacher, base_url, store, name)
         if home.prefect is not None and asks:
-            outcomes = asyncio.run(_as_flow(engine, questions, name, home.prefect, watch, _chunk(teacher)))
+            outcomes = run(_as_flow(engine, questions, name, home.prefect, watch, _chunk(teacher)))
         else:
             outcomes = run(_in_one_stream(engine, questions, watch))
         exchanges = exchange_rows(store, questions, domain)

@@ -20,18 +20,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-import signal
-import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sized
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sized
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from inspect import isfunction
 from itertools import islice
-from types import FrameType
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 from inference.breaker import Breaker, BreakerSettings
 from inference.budget import Budget
@@ -54,10 +50,10 @@ from inference.purchase import (
     accept_all,
     fault_of,
 )
+from inference.running import run
 from inference.store import ExchangeStore, Found
 from inference.teller import LookUp, Teller
 
-T = TypeVar("T")
 Requests = AsyncIterable[Request] | Iterable[Request]
 Outcome = Exchange | Failure
 Watch = Callable[[Progress], None]
@@ -182,57 +178,6 @@ def ask_all(
 
     place = {request.id: i for i, request in enumerate(wanted)}
     return sorted(run(collect()), key=lambda outcome: place[outcome.request_id])
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run on the fastest event loop that is installed; what a signal's handler raises ends it, wherever it is.
-
-    A handler that raises (Dagster's does where a run is cancelled) may hit a callback of the loop, which logs the error
-    and goes on, and whoever waits for what that callback was to bring would wait for ever. So the error is kept, `main`
-    is cancelled, and the error is raised when that has ended.
-    """
-    raised: list[BaseException] = []
-    make_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
-    with suppress(ImportError):  # not made for every platform
-        from uvloop import new_event_loop as make_loop
-    with asyncio.Runner(loop_factory=make_loop) as runner:
-        try:
-            result = runner.run(_until_raised(main, raised))
-        except BaseException as error:
-            if raised:
-                raise raised[0] from error
-            raise
-    if raised:  # as `main` was at its end anyway
-        raise raised[0]
-    return result
-
-
-async def _until_raised(main: Coroutine[Any, Any, T], raised: list[BaseException]) -> T:
-    """`main`, cancelled by the first error that a signal's handler raises, which is kept; a second one is raised."""
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    assert task is not None
-    handlers: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        # asyncio itself sees to Python's own handler of Ctrl-C, as a method of the runner.
-        found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        handlers = {number: handler for number, handler in found.items() if isfunction(handler)}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        try:
-            handlers[signal.Signals(number)](number, frame)
-        except BaseException as error:
-            if raised:
-                raise
-            raised.append(error)
-            loop.call_soon_threadsafe(task.cancel)
-
-    try:
-        for number in handlers:
-            signal.signal(number, handle)
-        return await main
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 async def _answer_all(purchase: Purchase, requests: Requests, check: Check) -> AsyncGenerator[Outcome, None]:

@@ -38,10 +38,11 @@ from prompts import ranking_prompts
 
 from inference.budget import Budget
 from inference.endpoint import Endpoint
-from inference.engine import Engine, run
+from inference.engine import Engine
 from inference.exchange import Exchange, Request, Sampling
 from inference.pace import PaceSettings
 from inference.prices import Prices
+from inference.running import run
 from inference.store import ExchangeStore
 from ranking.decoding.calls import Decoder, Reply
 from ranking.decoding.cascade import cascade

@@ -14,10 +14,11 @@ from prompts import PASSAGES
 
 from inference.budget import Budget
 from inference.endpoint import Endpoint
-from inference.engine import Engine, run
+from inference.engine import Engine
 from inference.exchange import Exchange, Request, Sampling
 from inference.pace import PaceSettings
 from inference.prices import Price, Prices
+from inference.running import run
 from inference.store import ExchangeStore
 from ranking.parsing import describe_list_fault
 

@@ -32,10 +32,11 @@ from ours import PRICE, check
 
 from inference.budget import Budget
 from inference.endpoint import Endpoint
-from inference.engine import Engine, run
+from inference.engine import Engine
 from inference.exchange import Exchange, Request, Sampling
 from inference.pace import PaceSettings
 from inference.prices import Prices
+from inference.running import run
 from inference.store import ExchangeStore, now
 
 SCOPE = "perf"

@@ -21,9 +21,10 @@ from typing import Any
 
 import polars as pl
 
-from inference.engine import Asks, run
+from inference.engine import Asks
 from inference.exchange import Exchange, Failure, Request
 from inference.progress import Progress
+from inference.running import run
 from ranking.decoding.calls import Call, Reply
 from ranking.decoding.desk import Desk, Ticket
 from ranking.prompts import load_template

@@ -17,6 +17,7 @@ from inference.batch.collect import clear_away, collect
 from inference.batch.rows import Row, give_up, open_rows
 from inference.breaker import EndpointDown
 from inference.endpoint import Endpoint, EndpointRefused
+from inference.running import run
 from inference.store import ExchangeStore
 
 ENDS_WITHIN_S = 20.0
@@ -34,7 +35,7 @@ def give_up_now(store: ExchangeStore, batch: str, address: str, key: str, within
     else:
         endpoint = Endpoint(base_url=address, api_key=key, timeout_s=60.0)
         try:
-            ended = asyncio.run(_cancelled(store, row, endpoint, within_s))
+            ended = run(_cancelled(store, row, endpoint, within_s))
         except (EndpointRefused, EndpointDown) as error:
             ended, why = None, f"it was not cancelled there: {error}"
         else:

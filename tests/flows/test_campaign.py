@@ -188,11 +188,14 @@ def test_no_questions_are_answered_with_nothing(tmp_path: Path) -> None:
 
 
 FLOW = """
-import asyncio, sys, time, pathlib
+import asyncio, os, signal, sys, time, pathlib
 from prefect.client.orchestration import get_client
 sys.path.insert(0, sys.argv[1])
 from test_campaign import DEAR, Home, TeacherSettings, label, paid, ranking
 from inference.budget import BudgetExceeded
+from inference.pace import PaceSettings
+from inference.standin.faults import Faults
+from inference.standin.server import running_standin
 folder, asked = pathlib.Path(sys.argv[2]), ranking(1000)
 home = Home(folder / "x.sqlite", folder / "logs", folder / "results")
 try:
@@ -219,13 +222,32 @@ async def shown():
 
 
 asyncio.run(shown())
+
+
+def cancelled(number, frame):
+    raise KeyError("as a cancelled run of Dagster's raises")
+
+
+def tell(line):
+    # Called within a task of the event loop, which keeps what is raised there to itself.
+    if "/60 done" in line:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+signal.signal(signal.SIGINT, cancelled)
+with running_standin(Faults(latency_s=1.0)) as server:
+    slow = TeacherSettings(base_url=server.base_url, pace=PaceSettings(max_in_flight=2))
+    try:
+        label("rank more", ranking(60), slow, home, "math", tell)
+    except KeyError:
+        print("CANCELLED", server.counts["answered"] < 60)
 """
 
 
-SAID = ("STOPPED", "BOUGHT", "AGAIN", "FLOWS", "TASKS")
+SAID = ("STOPPED", "BOUGHT", "AGAIN", "FLOWS", "TASKS", "CANCELLED")
 
 
-def test_under_prefect_a_spent_budget_is_not_retried_and_stored_answers_need_no_flow(tmp_path: Path) -> None:
+def test_under_prefect_a_spent_budget_is_not_retried_stored_answers_need_no_flow_and_a_signal_ends_it(tmp_path: Path) -> None:
     here = str(Path(__file__).parent)
     # On a busy machine Prefect's own server takes longer to come up than the twenty seconds that it is given.
     patient = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "100"}
@@ -243,6 +265,7 @@ def test_under_prefect_a_spent_budget_is_not_retried_and_stored_answers_need_no_
         # The names by which a person finds them in the UI, as the server's API has them.
         "FLOWS [('rank math', 'Completed'), ('rank math', 'Failed')]",
         "TASKS ['questions 0 to 400', 'questions 400 to 800', 'questions 800 to 1000']",
+        "CANCELLED True",
     ]
     assert "Retry" not in ended.stderr
     assert "questions 0 to 400" in ended.stderr

@@ -115,7 +115,8 @@ from salt_water import DEAR, ranking_prompt
 from inference.budget import Budget, BudgetExceeded
 from inference.breaker import BreakerSettings
 from inference.endpoint import Endpoint
-from inference.engine import Engine, run
+from inference.engine import Engine
+from inference.running import run
 from inference.exchange import Request, Sampling
 from inference.pace import PaceSettings
 from inference.store import ExchangeStore

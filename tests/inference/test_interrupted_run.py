@@ -8,7 +8,7 @@ from types import FrameType
 
 import pytest
 
-from inference.engine import run
+from inference.running import run
 
 
 class Interrupted(BaseException):

@@ -225,7 +225,8 @@ from pydantic import SecretStr
 from inference.breaker import BreakerSettings
 from inference.budget import Budget
 from inference.endpoint import Endpoint
-from inference.engine import Engine, run
+from inference.engine import Engine
+from inference.running import run
 from inference.exchange import Request, Sampling
 from inference.pace import PaceSettings
 from inference.prices import Price, Prices

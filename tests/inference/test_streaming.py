@@ -34,7 +34,8 @@ import json, re, sys
 from pathlib import Path
 from inference.budget import Budget
 from inference.endpoint import Endpoint
-from inference.engine import Engine, run
+from inference.engine import Engine
+from inference.running import run
 from inference.exchange import Exchange
 from inference.pace import PaceSettings
 from inference.prices import Prices

@@ -8,10 +8,11 @@ import pytest
 
 from inference.budget import Budget, BudgetExceeded
 from inference.endpoint import Endpoint
-from inference.engine import Engine, run
+from inference.engine import Engine
 from inference.exchange import Exchange, Request, Sampling
 from inference.pace import PaceSettings
 from inference.prices import Price, Prices
+from inference.running import run
 from inference.standin.answers import answer
 from inference.standin.faults import Faults
 from inference.standin.server import MODEL, Standin, running_standin
