@@ -65,20 +65,19 @@ def benchmark_runs(
                 allow_retries=False,
             )
         fusion = rerankings.fusion(recipe)
-        spare = queries.clear()
-        if fusion is not None and fusion.weight is None:
-            spare = evaluation.spare(asked, qrels, queries, chosen.queries_per_domain, chosen.seed)
+        spare = evaluation.spare(asked, qrels, queries, chosen.queries_per_domain, chosen.seed)
         folds = folds_of(queries, spare, chosen.seed)
         may_be_chosen(folds, fusion)
         every = pl.concat([queries, spare])
         candidates, passages = shop.read_active("candidates"), shop.read_active("passages")
-        lists = [evaluation.candidate_texts(some, candidates, passages) for some in (queries, spare) if some.height]
-        jobs = rerankings.jobs(shop, factory, recipe, lists)
+        lists = [evaluation.candidate_texts(some, candidates, passages) for some in (queries, spare)]
+        jobs = rerankings.jobs(shop, factory, recipe, *lists)
         run_jobs(context, pipes, *(job for theirs, _ in jobs.values() for job in theirs))
         reranked = {stage: rerankings.reranked(theirs, model) for stage, (theirs, model) in jobs.items()}
         taken: dict[str, float] = {}
         if chosen.teacher:
-            teacher = rerankings.by_teacher(factory, recipe, lists, left, context.log.info)
+            shown = lists if rerankings.chooses_weight(recipe) and spare.height else lists[:1]
+            teacher = rerankings.by_teacher(factory, recipe, shown, left, context.log.info)
             reranked[evaluation.TEACHER], taken = teacher.reranked, teacher.figures
         judged = qrels.join(every, on=["domain", "qid"], how="semi")
         how = rerankings.settings(recipe, candidates["retriever"][0])
@@ -119,7 +118,7 @@ def benchmark_runs(
         "seed": chosen.seed,
         "probe_positions": chosen.probe_positions,
         "think_twins": chosen.think_twins,
-        "rows": 3,
+        "rows": 4,
         **({"teacher": factory.settings.profile.teacher.model} if chosen.teacher else {}),
     }
     try:

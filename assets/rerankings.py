@@ -32,15 +32,16 @@ TAKEN = ("calls", "answers", "cache_hits", "prompt_tokens", "completion_tokens",
 
 
 def jobs(
-    shop: Shop, factory: Factory, recipe: Recipe, lists: Sequence[pl.DataFrame]
+    shop: Shop, factory: Factory, recipe: Recipe, reported: pl.DataFrame, spare: pl.DataFrame
 ) -> dict[str, tuple[tuple[RerankJob, ...], str]]:
     """Reranking jobs and a model id for each student, by stage; where the profile says so, its twin's beside it.
 
-    A job each of `lists`: the reported queries', and those that are spared for a fusion's weight, where it has any. So
-    what is reported is not asked anew because a weight is chosen.
+    Candidates of `reported` queries and of `spare` ones are a job each, so that neither is asked anew because of the
+    other. Spare queries choose champions, which the base model and twins are none of, and a fusion's weight.
     """
     settings = factory.settings
-    kept = [evaluation.keep_candidates(one, settings.home / "work") for one in lists]
+    chosen = chooses_weight(recipe)
+    kept = [evaluation.keep_candidates(one, settings.home / "work") for one in (reported, spare) if one.height]
     base = base_model(recipe)
     students: dict[Any, tuple[Any, str, str]] = {"base": (base, base.sha256, "")}
     for stage in recipe.stages:
@@ -65,7 +66,7 @@ def jobs(
                     seed=settings.profile.seed,
                     probe_positions=settings.profile.evaluation.probe_positions,
                 )
-                for path, digest in kept
+                for path, digest in (kept if name in recipe.stages or chosen else kept[:1])
             ),
             students[stage][1],
         )
@@ -84,7 +85,7 @@ class ByTeacher:
 def by_teacher(
     factory: Factory, recipe: Recipe, lists: Sequence[pl.DataFrame], left: Allowance | None, tell: Callable[[str], None]
 ) -> ByTeacher:
-    """Have the teacher answer the recipe's calls over its endpoint, with the home's store and budget; `lists` as above.
+    """Have the teacher answer the recipe's calls over its endpoint, by the home's store and budget; a job a list.
 
     Raises what training.over_endpoint.rerank_over raises.
     """
@@ -161,6 +162,12 @@ def fusion(recipe: Recipe) -> Fusion | None:
     if not isinstance(chosen, WeightedFusion):
         return None
     return Fusion(chosen.method, None if chosen.weight == "dev" else chosen.weight)
+
+
+def chooses_weight(recipe: Recipe) -> bool:
+    """Whether the weight of the recipe's fusion is chosen on dev."""
+    how = fusion(recipe)
+    return how is not None and how.weight is None
 
 
 def settings(recipe: Recipe, first_stage: str) -> dict[str, Any]:

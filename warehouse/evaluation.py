@@ -8,7 +8,7 @@ Deliberately absent: reranking itself (training.rerank), and what scores add up 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import polars as pl
 from ranking.lists import seed_of
 from ranking.metrics import DEFAULT_MEASURES, evaluate
 from ranking.prompts import titled
-from warehouse.fusing import KEYS, SPARE, WEIGHTS, Fusion, fused
+from warehouse.fusing import KEYS, SPARE, TEST, WEIGHTS, Fusion, fused
 from warehouse.lake import canonical_sha256, content_sha256
 
 FIRST_STAGE = "bm25"
@@ -28,6 +28,7 @@ TABLES = (
     "rerank_runs",
     "rerank_calls",
     "scores",
+    "dev_scores",
     "run_settings",
     "fusion_weights",
     "position_probes",
@@ -76,7 +77,7 @@ def held_out(queries: pl.DataFrame, qrels: pl.DataFrame, limit: int | None, seed
 def spare(
     queries: pl.DataFrame, qrels: pl.DataFrame, reported: pl.DataFrame, limit: int | None, seed: int
 ) -> pl.DataFrame:
-    """Judged dev queries of the domains whose test queries are `reported`: what may be chosen on. Like held_out."""
+    """Judged dev queries of the domains whose test queries are `reported`: what is chosen on. Like held_out."""
     tested = reported.filter(pl.col("split") == "test")["domain"].unique().to_list()
     dev = queries.filter(pl.col("split") == "dev", pl.col("domain").is_in(tested))
     judged = qrels.filter(pl.col("grade") > 0).select("domain", "qid").unique()
@@ -116,7 +117,7 @@ class Reranked:
     """A finished reranking: the name of the run, its model's id, and the folder with run.parquet and calls.parquet.
 
     `engine`, its version and `hardware` say what answered; `asked` holds those of `SETTINGS` that are this run's own.
-    `spare` is the folder of queries that were reranked for a fusion's weight alone, where that is one of its own.
+    `spare` is the folder of the dev queries of domains whose test queries are reported, where they were reranked.
     """
 
     run: str
@@ -133,13 +134,15 @@ class Reranked:
 class Runs:
     """Runs of all stages, the calls behind them, per-query scores and what each run was made with, as rows of the lake.
 
-    `settings` has a row a run (table run_settings); every score is one join away from it, by recipe and run. `weights`
-    are those that were tried for fused runs (table fusion_weights), `probes` windows that were asked both ways round.
+    `scores` are of the queries that are reported, `dev_scores` of those that a champion is chosen by. `settings` has a
+    row a run (table run_settings); every score is one join away from it, by recipe and run. `weights` are those that
+    were tried for fused runs (table fusion_weights), `probes` windows that were asked both ways round.
     """
 
     runs: pl.DataFrame
     calls: pl.DataFrame
     scores: pl.DataFrame
+    dev_scores: pl.DataFrame
     settings: pl.DataFrame
     weights: pl.DataFrame
     probes: pl.DataFrame
@@ -147,13 +150,15 @@ class Runs:
     @property
     def tables(self) -> dict[str, pl.DataFrame]:
         """The rows by the name of their table."""
-        frames = (self.runs, self.calls, self.scores, self.settings, self.weights, self.probes)
+        scores = (self.scores, self.dev_scores)
+        frames = (self.runs, self.calls, *scores, self.settings, self.weights, self.probes)
         return dict(zip(TABLES, frames, strict=True))
 
     @property
     def sha256(self) -> str:
         """Over what was measured; what the calls took, in seconds too, is no part of it."""
-        keys = {"scores": ["stage", *KEYS, "measure"], "rerank_runs": ["stage", *KEYS, "rank"],
+        scores = ["stage", *KEYS, "measure"]
+        keys = {"scores": scores, "dev_scores": scores, "rerank_runs": ["stage", *KEYS, "rank"],
                 "run_settings": ["stage"], "fusion_weights": ["stage", "fold", "weight"],
                 "position_probes": ["stage", *KEYS]}  # fmt: skip
         return canonical_sha256([content_sha256(self.tables[table], by) for table, by in keys.items()])
@@ -198,12 +203,12 @@ def collect(
     """The first stage and every reranking of it (by stage), scored over the queries of `folds` that are reported.
 
     `first` and `qrels` are of all queries of `folds` (fusing.folds_of). With a fusion each reranking stands there
-    twice, as it is and fused. `settings` holds what `SETTINGS` names. Raises NothingToChooseOn.
+    twice, as it is and fused. `settings` holds what `SETTINGS` names. A reranking that did not read the queries by
+    which a champion is chosen has no `dev_scores`. Raises NothingToChooseOn.
     """
     reported = folds.filter(pl.col("fold") != SPARE)
-    everything, first = first, first.join(reported, on=KEYS, how="semi", maintain_order="left")
-    judged = qrels.join(reported, on=KEYS, how="semi")
-    names = {"run": f"{FIRST_STAGE}-{content_sha256(first, ['domain', 'qid', 'rank'])[:12]}", "model": FIRST_STAGE}
+    shown = content_sha256(first.join(reported, on=KEYS, how="semi"), ["domain", "qid", "rank"])
+    names = {"run": f"{FIRST_STAGE}-{shown[:12]}", "model": FIRST_STAGE}
     unscored = first.select(*RUN_COLUMNS, value=pl.lit(None, dtype=pl.Float64))
     runs = [_named(unscored, recipe, FIRST_STAGE, names)]
     retrieved = {name: settings[name] for name in ("first_stage", "query_retrieved", "recipe_sha256")}
@@ -227,33 +232,44 @@ def collect(
         }
         folders = [made.folder, *([made.spare] if made.spare is not None else [])]
         run = pl.concat([pl.read_parquet(folder / "run.parquet").select(*RUN_COLUMNS, "value") for folder in folders])
-        runs.append(_named(run.join(reported, on=KEYS, how="semi"), recipe, stage, names))
+        runs.append(_named(run, recipe, stage, names))
         told.append({**how, **names, "stage": stage, "fusion": "none"})
         if fusion is not None:
             share = "dev" if fusion.weight is None else f"{fusion.weight:g}"
             together = {**names, "run": f"{made.run}+{fusion.method}={share}"}
             # By the scores that the model gave, where its decoder has any; else by places.
-            both = fused(run.with_columns(score=pl.coalesce("value", "score")), everything, qrels, folds, fusion)
+            both = fused(run.with_columns(score=pl.coalesce("value", "score")), first, qrels, folds, fusion)
             unscored = both.run.with_columns(value=pl.lit(None, dtype=pl.Float64))
             runs.append(_named(unscored, recipe, fused_stage(stage, fusion), together))
             tried.append(_named(both.weights, recipe, fused_stage(stage, fusion), {"run": together["run"]}))
             weighed = {"fusion": fusion.method, "fusion_weight": fusion.weight}
             told.append({**how, **together, "stage": fused_stage(stage, fusion), **weighed})
-    scores = [
-        _named(score(run, judged), recipe, run["stage"][0], {"run": run["run"][0], "model": run["model"][0]})
-        for run in runs
-    ]
-    tables = [pl.concat(frames, how="vertical_relaxed") for frames in (runs, calls, scores)]
+    deciding = first.select(KEYS).unique().join(_deciding(folds), on=KEYS, how="semi")
+    decided = [run for run in runs if deciding.join(run, on=KEYS, how="anti").is_empty()]
     return Runs(
-        tables[0],
-        tables[1],
-        tables[2].with_columns(fused=pl.col("stage").str.contains("+", literal=True)),
+        pl.concat([run.join(reported, on=KEYS, how="semi") for run in runs], how="vertical_relaxed"),
+        pl.concat(calls, how="vertical_relaxed"),
+        _scored(runs, qrels.join(reported, on=KEYS, how="semi")),
+        _scored(decided, qrels.join(_deciding(folds), on=KEYS, how="semi")).filter(~pl.col("fused")),
         pl.DataFrame(told, schema={**OF_A_RUN, **SETTINGS}),
         pl.concat(tried)
         if tried
         else pl.DataFrame(schema={**WEIGHTS, "recipe": pl.String, "stage": pl.String, "run": pl.String}),
         pl.concat(probes),
     )
+
+
+def _deciding(folds: pl.DataFrame) -> pl.DataFrame:
+    """Domain and qid of the queries that a champion is chosen by: of dev, or of test where a domain has no others."""
+    of_dev = folds.filter(pl.col("fold") != TEST)
+    return pl.concat([of_dev, folds.join(of_dev, on="domain", how="anti")]).select(KEYS)
+
+
+def _scored(runs: Sequence[pl.DataFrame], qrels: pl.DataFrame) -> pl.DataFrame:
+    """Rows of `scores` of named runs."""
+    names = ("recipe", "stage", "run", "model")
+    scores = [score(run, qrels).with_columns(**{name: pl.lit(run[name][0]) for name in names}) for run in runs]
+    return pl.concat(scores, how="vertical_relaxed").with_columns(fused=pl.col("stage").str.contains("+", literal=True))
 
 
 def _calls_of(made: Reranked) -> pl.DataFrame:

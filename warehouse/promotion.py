@@ -4,10 +4,11 @@
     verdicts = judge({new: compared}, settings)                # pure: frames in, decisions out
     standing(lake.read("promotions")).champion                 # None: bm25 is the one to beat
 
-A model takes the champion's place where it gains more than a margin, significantly (paired over the queries that both
-were measured on alike), and loses no more than a bound on any domain. Models judged together pay for being many (Holm).
-Every decision is a row of `promotions`: the rule's and people's, none altered. A champion whose scores were replaced by
-those of a later model of its recipe is read at the snapshot that its decision names.
+A model takes the champion's place where it gains more than a margin, significantly (paired over the dev queries that
+both were measured on alike; those of the test split decide only in a domain that has no others), and loses no more than
+a bound on any domain. Models judged together pay for being many (Holm). Every decision is a row of `promotions`: the
+rule's and people's, none altered. A champion whose scores were replaced by those of a later model of its recipe is read
+at the snapshot that its decision names.
 
 Deliberately absent: measuring a champion anew on queries that came later (they count for the bound alone), correction
 for the nights that a rule is asked, and runs that no server serves: fused ones, and those asked the other way.
@@ -212,7 +213,7 @@ def judge_new(
     The champion is not judged against itself, nor a model that a person decided about. Writes nothing.
     """
     history = lake.read("promotions", snapshot=at)
-    scores = lake.read("scores", snapshot=at).filter(pl.col("recipe").is_in(recipes))
+    scores = lake.read("dev_scores", snapshot=at).filter(pl.col("recipe").is_in(recipes))
     known = lake.read("models", snapshot=at).filter(pl.col("model").is_in(scores["model"].unique().implode()))
     champion = standing(history).champion
     # Each model's newest decision.
@@ -291,13 +292,13 @@ def roll_back(lake: Lake, *, reason: str, who: str) -> tuple[str, str]:
 def standings(lake: Lake, measure: str = "nDCG@10") -> pl.DataFrame:
     """Every model, newest first: model, recipe, stage, release, created_at, value, standing, reason, who, decided_at.
 
-    `value` is the mean of `measure` over the queries of all domains, of the newest evaluation, else of that which its
-    last decision rested on. `standing` is champion, challenger, was champion, rolled back or not judged.
+    `value` is the mean of `measure` over the queries that decide, of the newest evaluation, else of that which its last
+    decision rested on. `standing` is champion, challenger, was champion, rolled back or not judged.
     """
     history = lake.read("promotions").sort("number", "created_at")
     champion = standing(history).champion
     last = {row["model"]: row for row in history.iter_rows(named=True)}
-    scores = lake.read("scores", {"measure": measure}).filter(AS_SERVED)
+    scores = lake.read("dev_scores", {"measure": measure}).filter(AS_SERVED)
     means = dict(scores.group_by("model").agg(pl.col("value").mean()).iter_rows())
     words = {PROMOTED: "was champion", CHALLENGER: "challenger", ROLLED_BACK: "rolled back"}
     taken_back, rows = _taken_back(lake, lake.snapshot()), []
@@ -321,10 +322,10 @@ def _scored(lake: Lake, model: str, history: pl.DataFrame, measure: str, at: int
     ours = pl.col("model") == model
     places = [at, *history.filter(ours).sort("number", descending=True)["snapshot"].drop_nulls()]
     for place in places:
-        recipes = lake.read("scores", {"model": model}, ["recipe"], place)["recipe"].unique()
+        recipes = lake.read("dev_scores", {"model": model}, ["recipe"], place)["recipe"].unique()
         if recipes.len():
-            return measured(lake.read("scores", {"recipe": recipes[0]}, snapshot=place), model, measure), place
-    nothing = lake.read("scores", {"model": model}, snapshot=at)
+            return measured(lake.read("dev_scores", {"recipe": recipes[0]}, snapshot=place), model, measure), place
+    nothing = lake.read("dev_scores", {"model": model}, snapshot=at)
     return measured(nothing, model, measure), None
 
 

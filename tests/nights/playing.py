@@ -23,7 +23,9 @@ from warehouse.leaderboard import TIMINGS
 from warehouse.ledger import latest
 from warehouse.promotion import CHALLENGER, PROMOTED, standing
 
-LABELS = ("queries", "passages", "judgements", "candidates", "rankings", "consistent_rankings", "scores")
+LABELS = (
+    "queries", "passages", "judgements", "candidates", "rankings", "consistent_rankings", "scores", "dev_scores",
+)  # fmt: skip
 OUTAGE = Faults(rate_500=1.0)
 ROUGH = Faults(rate_429=0.1, retry_after_s=0.05, rate_500=0.1, rate_reset=0.05, rate_half_body=0.05)
 CHAIN = ("label_domain", "release_training_set", "train_and_evaluate", "rank_models")

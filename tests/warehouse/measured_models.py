@@ -37,7 +37,10 @@ def scores(recipe: str, systems: Mapping[str, Values], first: Values = FIRST) ->
 
 
 def evaluate(lake: Lake, recipe: str, systems: Mapping[str, Values], first: Values = FIRST) -> None:
-    """What training and benchmark_runs leave in the lake: rows of models, and scores in place of the recipe's old."""
+    """What training and benchmark_runs leave in the lake: rows of models, and scores in place of the recipe's old.
+
+    Where dev queries are the reported ones, both tables of scores are the same.
+    """
     known = lake.read("models")["model"].to_list()
     made = [
         {"model": name, "recipe": recipe, "stage": "sft", "release": "release-1", "path": f"models/{name}",
@@ -45,4 +48,6 @@ def evaluate(lake: Lake, recipe: str, systems: Mapping[str, Values], first: Valu
         for n, name in enumerate((name for name in systems if name not in known), start=1)
     ]  # fmt: skip
     told = [Append("models", pl.DataFrame(made))] if made else []
-    lake.commit([*told, Replace("scores", scores(recipe, systems, first), {"recipe": recipe})], message("runs"))
+    rows = scores(recipe, systems, first)
+    both = [Replace(table, rows, {"recipe": recipe}) for table in ("scores", "dev_scores")]
+    lake.commit([*told, *both], message("runs"))

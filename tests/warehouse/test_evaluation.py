@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from small_lake import message
@@ -15,6 +16,7 @@ from warehouse.evaluation import (
     FIRST_STAGE,
     PROBE,
     Reranked,
+    Runs,
     candidate_texts,
     collect,
     held_out,
@@ -202,6 +204,21 @@ def test_a_weight_chosen_on_dev_is_kept_with_its_curve_and_spare_queries_are_not
         every.filter(pl.col("qid") != "3").write_parquet(tmp_path / f"{name}.parquet")
     apart = collect("r", SETTINGS, first, {"sft": replace(made, spare=alone)}, qrels, folds, Fusion("rrf", None))
     assert apart.sha256 == found.sha256 and apart.calls.equals(found.calls)
+    # They choose a champion, too; one that did not read them has no say there.
+    assert deciding(apart) == {("bm25", "3", 0.5), ("sft", "3", 1.0)}
+    assert deciding(collect("r", SETTINGS, first, {"sft": made}, qrels, folds)) == {("bm25", "3", 0.5)}
+
+
+def deciding(found: Runs) -> set[tuple[object, ...]]:
+    return set(found.dev_scores.filter(measure="RR").select("stage", "qid", "value").rows())
+
+
+@pytest.mark.parametrize("fold", ["half 1", "test"])
+def test_reported_queries_choose_a_champion_only_where_a_domain_has_no_others(fold: str, tmp_path: Path) -> None:
+    made = reranked(tmp_path, None)
+    folds = pl.DataFrame({"domain": ["a"], "qid": ["1"], "fold": [fold]})
+    found = collect("r", SETTINGS, a_run("d0", "d1"), {"sft": made}, judged(("a", "1")), folds, Fusion("rrf", 0.5))
+    assert deciding(found) == {("bm25", "1", 0.5), ("sft", "1", 1.0)}  # and none that is fused
 
 
 def test_windows_asked_both_ways_round_are_kept_where_a_job_asked_so(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_a_model_is_judged_as_it_is_served_and_not_by_its_twin_that_was_asked_th
     both = pl.concat([better, twin])
     assert measured(both, "new", "nDCG@10").equals(measured(better, "new", "nDCG@10"))
     evaluate(lake, "a", {"new": level(0.5, "law", "math")})
-    lake.commit([Append("scores", twin)], message("runs"))
+    lake.commit([Append("dev_scores", twin)], message("runs"))
     assert night(lake, "a") == [("new", promotion.PROMOTED)]
     value = promotion.standings(lake)["value"][0]
     assert value == pytest.approx(0.5055)
