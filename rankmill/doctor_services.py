@@ -84,9 +84,11 @@ def teacher() -> Iterator[Finding]:
 
 
 def accelerator() -> Iterator[Finding]:
-    """The GPU, and whether this torch can use it."""
+    """The GPU, whether this torch can use it, and whether the profile's stages want one here."""
     if shutil.which("nvidia-smi") is None:
-        yield Finding("accelerator", True, "none; the offline profile is made for that")
+        wanted = _wants_a_gpu()
+        detail = f"none, and the profile {wanted}" if wanted else "none; the profile's stages do without"
+        yield Finding("accelerator", not wanted, detail, "rankmill run --profile offline, or a machine with a GPU")
         return
     query = ["nvidia-smi", "--query-gpu=name,memory.free,driver_version", "--format=csv,noheader"]
     seen = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
@@ -100,6 +102,24 @@ def accelerator() -> Iterator[Finding]:
     usable = said.endswith("True")
     detail = cards if usable else f"{cards}; torch {said.partition(' ')[0] or '(not installed)'} cannot use it"
     yield Finding("accelerator", usable, detail, "pip install torch for this driver's CUDA (see pytorch.org)")
+
+
+def _wants_a_gpu() -> str:
+    """What of the profile cannot be without a GPU on this machine; empty where nothing is."""
+    from rankmill.places import Local
+    from rankmill.settings import Settings, SettingsError
+
+    try:
+        profile = Settings.load().profile_that_buys_nothing
+    except SettingsError:
+        return ""  # the profile's own finding says what is wrong
+    if not isinstance(profile.processes, Local):
+        return ""
+    if profile.training.vllm is not None:
+        return "has vLLM write rollouts (training.vllm)"
+    if profile.training.launch is not None:
+        return f"shares training out by {profile.training.launch.name} (training.launch)"
+    return ""
 
 
 def dagster() -> Iterator[Finding]:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from inference.store import ExchangeStore
 from rankmill import doctor, doctor_services
+from rankmill.dead_runs import PROCESS
 from rankmill.finding import Finding
+from rankmill.run import prepare_home
+from rankmill.settings import ROOT, Settings
 
 SECRET = "sk-never-shown"
 
@@ -142,6 +151,81 @@ def test_a_team_without_its_variables_or_its_server_is_found(monkeypatch: pytest
         monkeypatch.setenv(name, value)
     found = only(doctor_services._postgres, "run history")
     assert not found.ok and found.remedy == "pg_isready -h 127.0.0.1 -p 9" and SECRET not in str(found)
+
+
+def test_no_gpu_is_well_where_the_profile_wants_none_and_is_not_where_stages_are_shared_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi there
+    assert only(doctor_services.accelerator, "accelerator").ok
+    monkeypatch.setenv("RANKMILL_PROFILE", "gpu")
+    found = only(doctor_services.accelerator, "accelerator")
+    assert not found.ok and "training.vllm" in found.detail and "--profile offline" in found.remedy
+    profile(monkeypatch, tmp_path, "training: {launch: ddp}")
+    assert "ddp" in only(doctor_services.accelerator, "accelerator").detail
+    profile(monkeypatch, tmp_path, "training: {launch: ddp}\nprocesses: {where: ray, address: 'http://ray:8265'}")
+    assert only(doctor_services.accelerator, "accelerator").ok
+
+
+@pytest.mark.parametrize(
+    ("bound", "what"), [("LEAST_DISK_GB", "disk"), ("LEAST_MEMORY_GB", "memory"), ("LEAST_FILES", "files")]
+)
+def test_a_machine_without_room_is_found(monkeypatch: pytest.MonkeyPatch, bound: str, what: str) -> None:
+    assert only(doctor._room, what).ok
+    monkeypatch.setattr(doctor, bound, 10**15)
+    found = only(doctor._room, what)
+    assert not found.ok and found.remedy
+
+
+def test_a_package_that_is_not_installed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "PACKAGES", ("duckdb", "no-such-package"))
+    well, missing = doctor._packages()
+    assert well.ok and not missing.ok and (missing.detail, missing.remedy) == ("not installed", "make install")
+
+
+def test_a_missing_key_and_a_misspelt_profile_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    profile(monkeypatch, tmp_path, "")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    (unfinished,) = [finding for finding in doctor._settings() if not finding.ok]
+    assert "OPENAI_API_KEY" in unfinished.detail
+    profile(monkeypatch, tmp_path, "laebls: {list_size: 10}")
+    (misspelt,) = [finding for finding in doctor._settings() if not finding.ok]
+    assert "laebls" in misspelt.detail
+
+
+def test_a_damaged_catalog_and_a_source_that_went_away_are_found(home: Path, tmp_path: Path) -> None:
+    assert only(doctor._lake, "lake").detail.startswith("none yet")
+    settings = Settings.load()
+    with closing(settings.lake()) as lake:
+        lake.snapshot()
+    assert only(doctor._lake, "lake").detail.startswith("snapshot")
+    (home / "lake" / "meta.sqlite").write_bytes(b"SQLite format 3\0" + b"damaged" * 2000)
+    found = only(doctor._lake, "lake")
+    assert not found.ok and found.remedy.startswith("rankmill restore")
+    gone = tmp_path / "law"
+    shutil.copytree(ROOT / "seed" / "web_search", gone)
+    settings.registry.keep(settings.registry.choose([str(gone)], None))
+    assert only(doctor._sources, "source law").ok
+    shutil.rmtree(gone)
+    found = only(doctor._sources, "source law")
+    assert not found.ok and "--sources" in found.remedy
+
+
+def test_a_run_whose_process_is_gone_and_one_that_waits_for_a_daemon_are_found(home: Path) -> None:
+    prepare_home(Settings.load())
+    with dg.DagsterInstance.get() as instance:
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        tags = {PROCESS: f"{socket.gethostname()}/{gone.pid}"}
+        instance.add_run(dg.DagsterRun(job_name="any", status=dg.DagsterRunStatus.STARTED, tags=tags))
+        where = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("mill"), "mill")
+        queued = dg.DagsterRun(
+            job_name="any", status=dg.DagsterRunStatus.QUEUED, remote_job_origin=RemoteJobOrigin(where, "any")
+        )
+        instance.add_run(queued)
+    found = {finding.what: finding for finding in doctor_services.dagster()}
+    assert not found["runs"].ok and "rankmill ui" in found["runs"].remedy
+    assert not found["daemon"].ok and "1 runs are queued" in found["daemon"].detail
 
 
 def test_another_version_than_the_one_that_was_tested_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
