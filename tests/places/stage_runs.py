@@ -37,12 +37,12 @@ class Ran:
         return [line for line in self.log if line.startswith(("sft ", "rl "))]
 
 
-def ran(place: Place, job: Any) -> Ran:
-    """Have `place` do a job in a run of its own."""
+def ran(place: Place, *jobs: Any) -> Ran:
+    """Have `place` do jobs of one stage in a run of its own; the result is that of the first."""
 
     @dg.asset(name="stage")
     def stage(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
-        run_jobs(context, place, job)
+        run_jobs(context, place, *jobs)
         yield dg.MaterializeResult()
 
     with dg.instance_for_test() as instance:
@@ -50,7 +50,7 @@ def ran(place: Place, job: Any) -> Ran:
         log = [entry.user_message for entry in instance.all_logs(run.run_id)]
     failed = [event.step_failure_data for event in run.get_step_failure_events()]
     failure = "\n".join(str(data.user_failure_data.description if data.user_failure_data else data) for data in failed)
-    return Ran(finished(job), log, failure)
+    return Ran(finished(jobs[0]), log, failure)
 
 
 def started(place: Processes, job: Any) -> "subprocess.Popen[str]":

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import polars as pl
 import pytest
 from label_runs import home_of, label, made
 from stage_runs import Ran, failure_of, process_of, ran, soon, started
-from word_stages import figures, rl_job, sft_job
+from word_stages import figures, rerank_job, rl_job, sft_job
 
 from assets.places import Processes
-from rankmill.places import Ray
+from rankmill.places import Local, Ray
 from training.jobs import ModelRef, finished
 
 pytest.importorskip("ray", reason="ray is not installed: make test-places")
@@ -39,7 +40,7 @@ def cluster() -> Iterator[str]:
 
 
 def on_ray(home: Path, address: str = ADDRESS, **needs: object) -> Processes:
-    stages = {"sft": needs, "rl": needs}
+    stages = {"sft": needs, "rl": needs, "rerank": needs}
     place = {"where": "ray", "address": address, "python": sys.executable, "stages": stages}
     return Processes(Ray.model_validate(place), home)
 
@@ -53,6 +54,22 @@ def test_a_stage_on_ray_makes_the_weights_of_the_local_process_and_tells_every_s
     assert figures(there.result) == figures(here.result)
     numbers = [line.split()[1] for line in there.told]
     assert numbers == [f"{n}/14" for n in range(1, 15)] and all("loss" in line for line in there.told)
+
+
+def test_rerankings_on_ray_share_a_process_and_score_what_the_local_one_scores(
+    cluster: str, words: ModelRef, tmp_path: Path
+) -> None:
+    from ray.job_submission import JobSubmissionClient
+
+    client = JobSubmissionClient(cluster)
+    before = {job.submission_id for job in client.list_jobs()}
+    parts = (["q0", "q1", "q2"], ["q5", "q7"])
+    here, there = ([rerank_job(words, tmp_path / name, part) for part in parts] for name in ("here", "there"))
+    assert ran(Processes(Local(), tmp_path), *here).failure == ran(on_ray(tmp_path), *there).failure == ""
+    for local, remote in zip(here, there, strict=True):
+        run, other = (pl.read_parquet(job.folder / "run.parquet") for job in (local, remote))
+        assert run.height == 3 * len(set(run["qid"])) and run["value"].null_count() == 0 and run.equals(other)
+    assert len({job.submission_id for job in client.list_jobs()} - before) == 1
 
 
 def test_two_stages_run_on_two_workers_at_once(cluster: str, words: ModelRef, rows: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Stages of the word model that take a second or two, and what stands in for the end of a process."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from training_toys import Lines
 from word_model import make_word_model
 
 from training import rl, sft
-from training.jobs import ModelRef, RlJob, SftJob, TrainResult
+from training.jobs import ModelRef, RerankJob, RlJob, SftJob, TrainResult
 
 SUPERVISED = ("cross_entropy", "first_token_ranknet", "softmax_cross_entropy")
 # Three epochs and a bit of eight rows in batches of two; the schedule falls, so that a lost step would be seen.
@@ -55,6 +55,22 @@ def rl_job(
     """A short reinforcement stage of a system, with some of its settings changed."""
     recipe = system(name, sampling={**ROLLS, "max_completion_tokens": 20, **sampling})
     return RlJob(recipe=recipe, release="toy", rows=rows, model=words, output=output, seed=1, **job)
+
+
+def rerank_job(words: ModelRef, output: Path, qids: Sequence[str], name: str = "direct-point") -> RerankJob:
+    """A reranking of the eight rows' passages by a system's decoder, for some of their queries (q0 to q7)."""
+    candidates = [
+        {"domain": "toys", "qid": qid, "query": row["query"], "docid": f"d{n}", "rank": n + 1, "score": 1.0 / (n + 1),
+         "text": text}
+        for qid, row in ((f"q{n}", row) for n, row in enumerate(eight_rows()))
+        if qid in qids
+        for n, text in enumerate(row["passages"])
+    ]  # fmt: skip
+    path = output / f"candidates {' '.join(qids)}.parquet"
+    output.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame(candidates).write_parquet(path)
+    return RerankJob(recipe=system(name), release="toy", model=words, candidates=path, candidates_sha256=path.stem,
+                     student="base", output=output)  # fmt: skip
 
 
 def run(job: SftJob | RlJob, reporter: Lines | None = None) -> TrainResult:
