@@ -45,6 +45,7 @@ def model_card(job: SftJob | RlJob, result: TrainResult, data: Sequence[tuple[st
                     "prompt template sha256": load_template(recipe.contract.template).sha256,
                     "seed": job.seed,
                     "rows that fit / left out": f"{result.rows_used} / {len(result.rows_left_out)}",
+                    "shortened to the recipe's budgets": result.shortened.words(),
                     "rows that a step drew": len(result.rows_seen),
                     "steps, tokens, seconds": f"{result.steps}, {result.tokens}, {result.seconds:.0f}",
                     "step whose weights these are": chosen,
