@@ -81,7 +81,7 @@ def write_task(
     tokenizer = load_tokenizer(model)
     examples, left_out = sft_examples(read_rows(rows, "sft"), recipe, tokenizer, 0)
     examples = random.Random(0).sample(examples, min(count, len(examples)))
-    lengths = [whole_length(tokenizer, example) for example in examples]
+    lengths = [whole_length(tokenizer, recipe, example) for example in examples]
     lines = [json.dumps({"row_id": e.row_id, "prompt": e.prompt, "completion": e.completion}) for e in examples]
     path = folder / "examples.jsonl"
     path.write_text("\n".join(lines), encoding="utf-8")

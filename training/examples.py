@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from ranking.decoding.replies import LETTERS
 from ranking.prompts import load_template, passage_text, plain_text
 from ranking.responses import CITATION, SENTENCE_END, renumber_chain, response, scored_response, sentences_on
+from training.chat import prompt_ids, whole_ids
 from training.jobs import LeftOut
 from training.recipes import Recipe
 from training.seams import Contract, Letters, ListUnits, ListwiseThink, PairUnits, ScoreThink, SetUnits, TeacherScore
@@ -135,9 +136,9 @@ def target(
     return response(order, short), (int(len(short.split()) < len(whole.split())), 1)
 
 
-def prompt_length(tokenizer: Any, prompt: Messages) -> int:
+def prompt_length(tokenizer: Any, recipe: Recipe, prompt: Messages) -> int:
     """Tokens of a prompt with the chat template around it."""
-    return len(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False))
+    return len(prompt_ids(tokenizer, prompt, recipe.contract.think))
 
 
 def build_examples(
@@ -238,7 +239,7 @@ def sft_examples(
     return _fitting(
         rows,
         lambda row: build_examples(row, recipe, tokenizer, seed, with_target=True),
-        lambda example: whole_length(tokenizer, example),
+        lambda example: whole_length(tokenizer, recipe, example),
         limit,
         "objective.max_tokens",
     )
@@ -254,7 +255,7 @@ def rl_prompts(
     return _fitting(
         rows,
         lambda row: build_examples(row, recipe, tokenizer, seed, with_target=False),
-        lambda example: prompt_length(tokenizer, example.prompt),
+        lambda example: prompt_length(tokenizer, recipe, example.prompt),
         recipe.grpo.max_prompt_tokens,
         "sampling.max_prompt_tokens",
     )
@@ -281,15 +282,14 @@ def pair_groups(
         return groups
 
     def length(group: PairGroup) -> int:
-        return max(prompt_length(tokenizer, prompt) for prompt in group.prompts)
+        return max(prompt_length(tokenizer, recipe, prompt) for prompt in group.prompts)
 
     return _fitting(rows, build, length, recipe.supervised.max_tokens, "objective.max_tokens")
 
 
-def whole_length(tokenizer: Any, example: RankingExample) -> int:
+def whole_length(tokenizer: Any, recipe: Recipe, example: RankingExample) -> int:
     """Tokens of prompt and response with the chat template around them."""
-    whole = [*example.prompt, *example.completion]
-    return len(tokenizer.apply_chat_template(whole, tokenize=True, return_dict=False))
+    return len(whole_ids(tokenizer, [*example.prompt, *example.completion], recipe.contract.think))
 
 
 def _fitting(

@@ -143,10 +143,10 @@ def _supervised(
     objective = recipe.supervised
     if isinstance(objective, SoftmaxCrossEntropy):
         groups, left_out = pair_groups(rows, recipe, tokenizer, seed)
-        lengths = [[prompt_length(tokenizer, prompt) for prompt in group.prompts] for group in groups]
+        lengths = [[prompt_length(tokenizer, recipe, prompt) for prompt in group.prompts] for group in groups]
     else:
         examples, left_out = sft_examples(rows, recipe, tokenizer, seed)
-        lengths = [[whole_length(tokenizer, example)] for example in examples]
+        lengths = [[whole_length(tokenizer, recipe, example)] for example in examples]
     together = objective.batch * objective.accumulation * count
     steps = math.ceil(len(lengths) * objective.epochs / together)
     steps = min(steps, objective.max_steps or steps)
@@ -174,7 +174,7 @@ def _reinforced(
 ) -> StagePlan:  # fmt: skip
     sampling = recipe.grpo
     examples, left_out = rl_prompts(rows, recipe, tokenizer, seed)
-    prompts = [prompt_length(tokenizer, example.prompt) for example in examples]
+    prompts = [prompt_length(tokenizer, recipe, example.prompt) for example in examples]
     longest = max(prompts, default=0) + sampling.max_completion_tokens
     mean = sum(prompts) / max(1, len(prompts)) + sampling.max_completion_tokens
     steps = sampling.max_steps if len(examples) >= sampling.prompts else 0
