@@ -262,7 +262,9 @@ def weights_sha256(folder: Path) -> str:
     digest = hashlib.sha256()
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"{folder}: holds no *.safetensors; a checkpoint is a folder saved by transformers")
+        raise FileNotFoundError(
+            f"{folder}: holds no *.safetensors, and other weights are not read; a checkpoint is a folder saved by transformers"
+        )
     for file in files:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
