@@ -263,7 +263,8 @@ def weights_sha256(folder: Path) -> str:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(
-            f"{folder}: holds no *.safetensors, and other weights are not read; a checkpoint is a folder saved by transformers"
+            f"{folder}: holds no *.safetensors, and other weights are not read; a checkpoint is a folder saved by "
+            f"transformers"
         )
     for file in files:
         with file.open("rb") as stream:
