@@ -9,6 +9,7 @@ their libraries take seconds. Deliberately absent: what is run (assets.processes
 profile (rankmill.places).
 """
 
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ LAG_S = 60.0
 
 class ProcessFailed(Exception):
     """A process did not end well; the message says how it ended, and where its words are kept."""
+
+
+class ProcessKilled(ProcessFailed):
+    """A process of this machine that signal 9 ended: the kernel's, where memory is out, or somebody's."""
 
 
 @dataclass(frozen=True)
@@ -103,4 +108,6 @@ def _run_here(context: dg.AssetExecutionContext, command: Sequence[str], env: Ma
     except Exception as error:
         if type(error).__name__ != "DagsterPipesExecutionError":  # Dagster does not export it
             raise
-        raise ProcessFailed(str(error)) from error
+        # Dagster tells the exit status in words alone.
+        failed = ProcessKilled if str(error).endswith(f" {-signal.SIGKILL}") else ProcessFailed
+        raise failed(str(error)) from error

@@ -162,6 +162,7 @@ def _figures(result: TrainResult) -> dict[str, Any]:
         "steps": result.steps,
         **({} if result.chosen_step is None else {"chosen_step": result.chosen_step, "dev_ndcg": result.dev_ndcg}),
         "trained_tokens": result.tokens,
+        "shortened": result.shortened.words(),
         "process_seconds": round(result.seconds, 1),
         **{f"last_{name}": last[name] for name in CURVES if name in last},
     }

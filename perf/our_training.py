@@ -25,7 +25,7 @@ def build(task: Task) -> Any:
 
     quiet()
     job = SftJob.model_validate_json(task.job.read_bytes())
-    examples = [RankingExample(one["row_id"], one["prompt"], one["completion"], (), (), False) for one in task.examples]
+    examples = [RankingExample(one["row_id"], one["prompt"], one["completion"], (), ()) for one in task.examples]
     bench = Bench(task.model, load_tokenizer(task.model), job.recipe.model, task.folder, Tally())
     trainer = _cross_entropy_trainer(job, examples, bench)
     trainer.add_callback(Curve("sft", METRICS, LineReporter(), bench.tally).callback())

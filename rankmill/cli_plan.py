@@ -16,7 +16,10 @@ def plan(
         str, typer.Option("--release", help="Release to train on: `newest`, or a beginning of its hash.")
     ] = "newest",
     device: Annotated[str, typer.Option("--device", help="Accelerator: a100, h100 or h200.")] = "h100",
-    count: Annotated[int, typer.Option("--count", min=1, help="How many of them, everything sharded over all.")] = 8,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", min=1, help="How many of them. [default: the profile's training processes]"),
+    ] = None,
     as_json: AsJson = False,
     profile: Annotated[
         str | None,
@@ -55,13 +58,18 @@ def plan(
         quiet()
         shape, tokenizer, whose = shape_and_tokenizer(chosen, settings.models / "base")
         rows = {split: read_rows(path, split) for split in ("sft", "rl")}
-        vllm = profile_read.training.vllm
-        made = plan_of(chosen, rows, tokenizer, shape, ACCELERATORS[device], count, profile_read.seed, vllm)
+        training = profile_read.training
+        devices, seed = count or training.processes, profile_read.seed
+        accelerator = ACCELERATORS[device]
+        made = plan_of(
+            chosen, rows, tokenizer, shape, accelerator, devices, seed, training.vllm, sharded=training.sharded
+        )
         if as_json:
             stages = [{**asdict(stage), "fits": stage.fits(made.device)} for stage in made.stages]
             typer.echo(json.dumps({**asdict(made), "release": name, "tokenizer": whose, "stages": stages}))
             return
-        typer.echo(f"{made.recipe} ({made.base}) on release {name[:12]}, {made.count} x {made.device.name}")
+        shared = "" if made.count == 1 else ", weights sharded" if training.sharded else ", all weights on each"
+        typer.echo(f"{made.recipe} ({made.base}) on release {name[:12]}, {made.count} x {made.device.name}{shared}")
         for stage in made.stages:
             typer.echo(
                 f"  {stage.stage:4} {stage.rows:,} rows ({stage.left_out:,} left out), {stage.examples:,} examples, "

@@ -45,6 +45,7 @@ def model_card(job: SftJob | RlJob, result: TrainResult, data: Sequence[tuple[st
                     "prompt template sha256": load_template(recipe.contract.template).sha256,
                     "seed": job.seed,
                     "rows that fit / left out": f"{result.rows_used} / {len(result.rows_left_out)}",
+                    "shortened to the recipe's budgets": result.shortened.words(),
                     "rows that a step drew": len(result.rows_seen),
                     "steps, tokens, seconds": f"{result.steps}, {result.tokens}, {result.seconds:.0f}",
                     "step whose weights these are": chosen,
@@ -116,12 +117,18 @@ def _transformers(recipe: Recipe, folder: str, tokens: int) -> str:
             {"role": "user", "content": template["prefix"].format(**shown) + body + template["suffix"].format(**shown)},
         ]
         tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-        chat = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+        chat = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True, "enable_thinking": THINK}
         inputs = tokenizer.apply_chat_template(messages, **chat)
     """
     passages = '["Rivers carry salt into it."]' if alone else '["The moon moves it.", "Rivers carry salt into it."]'
     lines = dedent(opening) + dedent(answer)
-    given = {"FOLDER": folder, "PASSAGES": passages, "NAME": name, "TOKENS": str(tokens)}
+    given = {
+        "FOLDER": folder,
+        "PASSAGES": passages,
+        "NAME": name,
+        "TOKENS": str(tokens),
+        "THINK": str(recipe.contract.think),
+    }
     for word, value in given.items():
         lines = lines.replace(word, value)
     return lines

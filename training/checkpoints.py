@@ -19,6 +19,7 @@ import polars as pl
 from training.cards import model_card
 from training.jobs import LeftOut, RlJob, SftJob, TrainResult
 from training.recipes import Recipe
+from training.shortened import Shortened
 from training.student import arithmetic, best_device, save_student
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,7 +83,7 @@ def write_checkpoint(
     tokenizer: Any,
     *,
     row_ids: Sequence[str],
-    queries_cut: int,
+    shortened: Shortened,
     left_out: Sequence[LeftOut],
     seen: Iterable[str],
     history: Sequence[dict[str, float]],
@@ -112,7 +113,7 @@ def write_checkpoint(
         rows_used=len(set(row_ids)),
         rows_seen=tuple(sorted(seen)),
         rows_left_out=tuple(left_out),
-        queries_cut=queries_cut,
+        shortened=shortened,
         steps=steps,
         chosen_step=chosen_step,
         dev_ndcg=dev_ndcg,

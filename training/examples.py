@@ -6,7 +6,8 @@
 
 Texts are cut by the tokenizer to the recipe's budgets, whole words of the source kept as they are. A list longer than
 `units.max_passages` loses passages by a seeded choice that keeps the relevant and the cited ones first, and the
-chain's `[n]` are renumbered to match. A row that still does not fit is left out by name and reason, never truncated.
+chain's `[n]` are renumbered to match; what each example lost so is counted on it (training/shortened.py). A row that
+still does not fit is left out by name and reason.
 
 Deliberately absent: tokenization of whole examples for cross-entropy (TRL does it, with the loss on the completion
 only).
@@ -20,9 +21,11 @@ from typing import Any, TypeVar
 from ranking.decoding.replies import LETTERS
 from ranking.prompts import load_template, passage_text, plain_text
 from ranking.responses import CITATION, SENTENCE_END, renumber_chain, response, scored_response, sentences_on
+from training.chat import prompt_ids, whole_ids
 from training.jobs import LeftOut
 from training.recipes import Recipe
 from training.seams import Contract, Letters, ListUnits, ListwiseThink, PairUnits, ScoreThink, SetUnits, TeacherScore
+from training.shortened import NONE, WHOLE, Share, Shortened, share
 
 Messages = list[dict[str, str]]
 Made = TypeVar("Made")
@@ -37,7 +40,7 @@ class RankingExample:
     completion: Messages
     relevant: tuple[int, ...]
     teacher_order: tuple[int, ...]
-    query_cut: bool
+    shortened: Shortened = WHOLE
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class PairGroup:
 
     row_id: str
     prompts: tuple[Messages, ...]
-    query_cut: bool
+    shortened: Shortened = WHOLE
 
 
 @dataclass(frozen=True)
@@ -99,34 +102,43 @@ def shorten_chain(tokenizer: Any, chain: str, tokens: int | None) -> str:
 
 def ranking_prompt(
     tokenizer: Any, recipe: Recipe, query: str, passages: Sequence[str], passage_tokens: int | None = None
-) -> tuple[Messages, bool]:
-    """The messages a student is asked with, and whether the query had to be cut.
+) -> tuple[Messages, Shortened]:
+    """The messages a student is asked with, and which of their texts had to be cut.
 
     Texts are sanitised before they are counted, so that the budget holds for what the model really reads.
     """
     template = load_template(recipe.contract.template)
     clean_query = plain_text(query)
     (short_query,) = cut(tokenizer, [clean_query], recipe.units.query_tokens)
-    short = cut(tokenizer, [passage_text(text) for text in passages], passage_tokens or recipe.units.passage_tokens)
+    clean = [passage_text(text) for text in passages]
+    short = cut(tokenizer, clean, passage_tokens or recipe.units.passage_tokens)
     names = LETTERS if isinstance(recipe.contract, Letters) else None
-    return template.messages(short_query, short, names=names), short_query != clean_query
+    told = Shortened(passages=share(short, clean), queries=share([short_query], [clean_query]))
+    return template.messages(short_query, short, names=names), told
 
 
-def target(tokenizer: Any, contract: Contract, chain: str, order: Sequence[int]) -> str | Unfit:
-    """The response to learn, in the contract's grammar: the order, after as much of the chain as fits."""
+def target(
+    tokenizer: Any, contract: Contract, chain: str, kept: Sequence[int], count: int, order: Sequence[int]
+) -> tuple[str, Share] | Unfit:
+    """The response to learn, in the contract's grammar, and whether its chain, where it has one, is not whole.
+
+    It is the order, after as much as fits of what the chain says of the `kept` among the `count` passages.
+    """
     if isinstance(contract, Letters):
-        return " > ".join(LETTERS[position] for position in order)
+        return " > ".join(LETTERS[position] for position in order), NONE
     if not isinstance(contract, ListwiseThink):
-        return response(order)
-    short = shorten_chain(tokenizer, chain, contract.chain_tokens)
+        return response(order), NONE
+    said = renumber_chain(chain, kept)
+    short = shorten_chain(tokenizer, said, contract.chain_tokens)
     if not short:
-        return Unfit("the chain's first sentence exceeds contract.chain_tokens" if chain else "the chain is empty")
-    return response(order, short)
+        return Unfit("the chain's first sentence exceeds contract.chain_tokens" if said else "the chain is empty")
+    whole = renumber_chain(chain, range(count))
+    return response(order, short), (int(len(short.split()) < len(whole.split())), 1)
 
 
-def prompt_length(tokenizer: Any, prompt: Messages) -> int:
+def prompt_length(tokenizer: Any, recipe: Recipe, prompt: Messages) -> int:
     """Tokens of a prompt with the chat template around it."""
-    return len(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False))
+    return len(prompt_ids(tokenizer, prompt, recipe.contract.think))
 
 
 def build_examples(
@@ -149,14 +161,17 @@ def build_examples(
     place = {old: new for new, old in enumerate(kept)}
     order = tuple(place[position] for position in row["final_order"] if position in place)
     relevant = tuple(sorted(place[position] for position in row["relevant"] if position in place))
-    prompt, query_cut = ranking_prompt(tokenizer, recipe, row["query"], [row["passages"][p] for p in kept])
+    prompt, told = ranking_prompt(tokenizer, recipe, row["query"], [row["passages"][p] for p in kept])
+    told += Shortened(lists=(int(len(kept) < count), 1))
     completion: Messages = []
     if with_target:
-        text = target(tokenizer, recipe.contract, renumber_chain(row["reasoning"], kept), order)
-        if isinstance(text, Unfit):
-            return LeftOut(row_id=row["row_id"], reason=text.reason)
+        made = target(tokenizer, recipe.contract, row["reasoning"], kept, count, order)
+        if isinstance(made, Unfit):
+            return LeftOut(row_id=row["row_id"], reason=made.reason)
+        text, chains = made
+        told += Shortened(chains=chains)
         completion = [{"role": "assistant", "content": text}]
-    return [RankingExample(row["row_id"], prompt, completion, relevant, order, query_cut)]
+    return [RankingExample(row["row_id"], prompt, completion, relevant, order, told)]
 
 
 def _shown(row: Mapping[str, Any], recipe: Recipe, seed: int) -> tuple[int, ...] | LeftOut:
@@ -183,6 +198,12 @@ def _groups(row: Mapping[str, Any], negatives: int, most: int, seed: int) -> lis
     return groups
 
 
+def _list_shown(row: Mapping[str, Any], groups: Sequence[tuple[int, list[int]]]) -> Shortened:
+    """Whether groups leave a passage of a row's list out."""
+    shown = {position for first, others in groups for position in (first, *others)}
+    return Shortened(lists=(int(len(shown) < len(row["passages"])), 1))
+
+
 def _scored(row: Mapping[str, Any], recipe: Recipe, tokenizer: Any, seed: int) -> list[RankingExample] | LeftOut:
     """One example a passage of a group, with the score of its place in the teacher's order.
 
@@ -193,17 +214,20 @@ def _scored(row: Mapping[str, Any], recipe: Recipe, tokenizer: Any, seed: int) -
     place = {position: rank for rank, position in enumerate(row["final_order"])}
     last = max(1, len(place) - 1)
     examples = []
-    for first, others in _groups(row, units.negatives, units.positives, seed):
+    groups = _groups(row, units.negatives, units.positives, seed)
+    for first, others in groups:
         if len(others) < units.negatives:
             reason = f"{len(others)} passages are not relevant, units.negatives is {units.negatives}"
             return LeftOut(row_id=row["row_id"], reason=reason)
         for position in (first, *others):
-            prompt, query_cut = ranking_prompt(tokenizer, recipe, row["query"], [row["passages"][position]])
+            prompt, told = ranking_prompt(tokenizer, recipe, row["query"], [row["passages"][position]])
             score = round(labels.highest * (last - place[position]) / last)
-            chain = shorten_chain(tokenizer, sentences_on(row["reasoning"], position), contract.chain_tokens)
+            said = sentences_on(row["reasoning"], position)
+            chain = shorten_chain(tokenizer, said, contract.chain_tokens)
+            told += Shortened(chains=(int(chain != said), int(bool(said)))) + _list_shown(row, groups)
             completion = [{"role": "assistant", "content": scored_response(score, chain)}]
             relevant = (0,) if position == first else ()
-            examples.append(RankingExample(row["row_id"], prompt, completion, relevant, (0,), query_cut))
+            examples.append(RankingExample(row["row_id"], prompt, completion, relevant, (0,), told))
     return examples
 
 
@@ -215,7 +239,7 @@ def sft_examples(
     return _fitting(
         rows,
         lambda row: build_examples(row, recipe, tokenizer, seed, with_target=True),
-        lambda example: whole_length(tokenizer, example),
+        lambda example: whole_length(tokenizer, recipe, example),
         limit,
         "objective.max_tokens",
     )
@@ -231,7 +255,7 @@ def rl_prompts(
     return _fitting(
         rows,
         lambda row: build_examples(row, recipe, tokenizer, seed, with_target=False),
-        lambda example: prompt_length(tokenizer, example.prompt),
+        lambda example: prompt_length(tokenizer, recipe, example.prompt),
         recipe.grpo.max_prompt_tokens,
         "sampling.max_prompt_tokens",
     )
@@ -246,9 +270,11 @@ def pair_groups(
 
     def build(row: Mapping[str, Any]) -> list[PairGroup] | LeftOut:
         groups = []
-        for first, others in _groups(row, units.negatives, units.positives, seed):
+        chosen = _groups(row, units.negatives, units.positives, seed)
+        for first, others in chosen:
             asked = [ranking_prompt(tokenizer, recipe, row["query"], [row["passages"][p]]) for p in (first, *others)]
-            groups.append(PairGroup(row["row_id"], tuple(prompt for prompt, _ in asked), asked[0][1]))
+            told = sum((told for _, told in asked), _list_shown(row, chosen))
+            groups.append(PairGroup(row["row_id"], tuple(prompt for prompt, _ in asked), told))
         if not groups:
             return LeftOut(row_id=row["row_id"], reason="no relevant passage in the list")
         if len(groups[0].prompts) < 2:
@@ -256,15 +282,14 @@ def pair_groups(
         return groups
 
     def length(group: PairGroup) -> int:
-        return max(prompt_length(tokenizer, prompt) for prompt in group.prompts)
+        return max(prompt_length(tokenizer, recipe, prompt) for prompt in group.prompts)
 
     return _fitting(rows, build, length, recipe.supervised.max_tokens, "objective.max_tokens")
 
 
-def whole_length(tokenizer: Any, example: RankingExample) -> int:
+def whole_length(tokenizer: Any, recipe: Recipe, example: RankingExample) -> int:
     """Tokens of prompt and response with the chat template around them."""
-    whole = [*example.prompt, *example.completion]
-    return len(tokenizer.apply_chat_template(whole, tokenize=True, return_dict=False))
+    return len(whole_ids(tokenizer, [*example.prompt, *example.completion], recipe.contract.think))
 
 
 def _fitting(

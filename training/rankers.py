@@ -64,7 +64,7 @@ def ranker_for(recipe: Recipe, model: Any, tokenizer: Any, exact: bool = False) 
         return Logits(recipe, FirstToken(model, tokenizer, tokens_read(recipe)), 1 if exact else decoding.batch)
     assert isinstance(decoding, Written)  # by the contract's `fits`
     how = Decoding(max_new_tokens=decoding.max_new_tokens, batch=decoding.batch, exact=exact)
-    return Words(recipe, Writer(model, tokenizer), how)
+    return Words(recipe, Writer(model, tokenizer, recipe.contract.think), how)
 
 
 @dataclass
@@ -133,6 +133,6 @@ def misfit(recipe: Recipe, ranker: Ranker, query: str, passages: Sequence[str]) 
     decoding = recipe.decoding
     # A budget that bounds every call spares tokenizing all of them: passages, query and instructions.
     longest = sorted(passages[: decoding.top], key=len)[-decoding.widest :]
-    length = prompt_length(ranker.tokenizer, call_prompt(recipe, ranker.tokenizer, query, longest))
+    length = prompt_length(ranker.tokenizer, recipe, call_prompt(recipe, ranker.tokenizer, query, longest))
     length += decoding.max_new_tokens if isinstance(decoding, Written) else 0
     return f"a call may take {length} tokens, the model holds {room}" if length > room else None

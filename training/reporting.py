@@ -3,9 +3,9 @@
     with open_reporter() as reporter:
         reporter.step("sft", 3, 25, {"loss": 2.1})
 
-Through Pipes every step is a log line and a custom message (a JSON object that the asset can plot); otherwise it is a
-line on stderr, so stdout stays free for a program to read. Of several processes the first one tells. Deliberately
-absent: progress bars (a terminal's business) and metric stores (result.json keeps the curve).
+Through Pipes every step is a line of the run's log; otherwise it is a line on stderr, so stdout stays free for a program
+to read. Of several processes the first one tells. Deliberately absent: progress bars (a terminal's business) and metric
+stores (result.json keeps the curve).
 """
 
 import sys
@@ -62,7 +62,7 @@ class SilentReporter:
 
 
 class PipesReporter:
-    """Log lines and custom messages of a Dagster Pipes session."""
+    """Log lines of a Dagster Pipes session."""
 
     def __init__(self, pipes: dagster_pipes.PipesContext) -> None:
         self.pipes = pipes
@@ -76,9 +76,8 @@ class PipesReporter:
         self.pipes.log.error(text)
 
     def step(self, stage: str, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """One log line and one custom message."""
+        """One log line."""
         self.pipes.log.info(line(stage, step, total, metrics))
-        self.pipes.report_custom_message({"stage": stage, "step": step, "total": total, **metrics})
 
 
 def line(stage: str, step: int, total: int, metrics: Mapping[str, float]) -> str:

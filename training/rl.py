@@ -20,6 +20,7 @@ from typing import Any
 
 from ranking.parsing import Fault
 from ranking.rewards import MultiViewReward, RewardBatch, exact_label, query_reciprocal_rank
+from training.chat import switches
 from training.checkpoints import TrainingDataError
 from training.curves import Tally
 from training.examples import RankingExample, rl_prompts
@@ -91,7 +92,11 @@ def _trainer(job: RlJob, examples: Sequence[RankingExample], bench: Bench) -> An
     ]
     arguments = _config(job, bench.desk)  # before weights: see `common`
     # What TRL writes rollouts with gathers shared-out weights; a twin would need them all.
-    twin = None if sharded() or job.vllm else rollout_function(job.recipe, Writer(bench.twin, bench.tokenizer))
+    twin = (
+        None
+        if sharded() or job.vllm
+        else rollout_function(job.recipe, Writer(bench.twin, bench.tokenizer, job.recipe.contract.think))
+    )
     trainer = _arranging(GRPOTrainer)(
         model=load_student(bench.source),
         reward_funcs=[reward_function(job.recipe, bench.tally.seen)],
@@ -260,6 +265,7 @@ def _config(job: RlJob, part: Path) -> Any:
         epsilon=sampling.clip,
         loss_type=sampling.loss_type,
         scale_rewards=sampling.scale_rewards,
+        chat_template_kwargs=switches(recipe.contract.think),
         remove_unused_columns=False,
         shuffle_dataset=not recipe.over_queries,
         **vllm_arguments(job),

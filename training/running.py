@@ -99,3 +99,12 @@ class Running(BaseModel):
         """What of it a stage's result depends on; nothing, for one process that writes with transformers."""
         shapes: dict[str, Any] = {} if self.processes == 1 else {"processes": self.processes}
         return shapes if self.vllm is None or stage != "rl" else {**shapes, "rollouts": "vllm"}
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the processes share the weights out; so it is taken to be where no configuration says otherwise."""
+        if self.launch is None:
+            return True
+        stated = yaml.safe_load(self.launch.read_text(encoding="utf-8"))
+        stage = stated.get("deepspeed_config", {}).get("zero_stage")
+        return stated.get("distributed_type") == "FSDP" or stage == 3

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ranking.decoding.replies import LETTERS
+from training.chat import prompt_ids, switches
 from training.curves import Tally
 from training.examples import PairGroup, RankingExample, pair_groups, sft_examples
 from training.faults import attempted
@@ -61,10 +62,11 @@ def _cross_entropy_trainer(job: SftJob, examples: Sequence[RankingExample], benc
     from training.student import load_student
 
     arguments = _config(job.recipe.supervised, job.recipe.model, bench.desk, job.seed)  # before weights: see `common`
+    told = {"chat_template_kwargs": switches(job.recipe.contract.think)}
     trainer = _recording(SFTTrainer)(
         model=load_student(bench.source),
         args=arguments,
-        train_dataset=Dataset.from_list([{"prompt": e.prompt, "completion": e.completion} for e in examples]),
+        train_dataset=Dataset.from_list([{"prompt": e.prompt, "completion": e.completion, **told} for e in examples]),
         processing_class=bench.tokenizer,
         peft_config=lora(job.recipe.model),
     )
@@ -80,7 +82,7 @@ def _first_token_trainer(job: SftJob, examples: Sequence[RankingExample], bench:
     assert isinstance(objective, FirstTokenRankNet)  # by `_prepare`
     rows = []
     for example in examples:
-        prompt = _prompt_ids(tokenizer, example.prompt)
+        prompt = prompt_ids(tokenizer, example.prompt, job.recipe.contract.think)
         said = tokenizer(example.completion[0]["content"], add_special_tokens=False)["input_ids"]
         tokens = [[*prompt, *said, tokenizer.eos_token_id]]
         rows.append({"row_id": example.row_id, "tokens": tokens, "prompt": len(prompt), "order": example.teacher_order})
@@ -93,7 +95,8 @@ def _group_trainer(job: SftJob, groups: Sequence[PairGroup], bench: Bench) -> An
 
     tokenizer = bench.tokenizer
     yes, no = _tokens(tokenizer, (YES, NO))
-    rows = [{"row_id": g.row_id, "tokens": [_prompt_ids(tokenizer, prompt) for prompt in g.prompts]} for g in groups]
+    think = job.recipe.contract.think
+    rows = [{"row_id": g.row_id, "tokens": [prompt_ids(tokenizer, p, think) for p in g.prompts]} for g in groups]
     return GroupTrainer(yes=yes, no=no, rows=rows, **_row_trainer(job, bench))
 
 
@@ -119,10 +122,6 @@ def _row_trainer(job: SftJob, bench: Bench) -> dict[str, Any]:
         "pad": bench.tokenizer.pad_token_id,
         "tally": bench.tally,
     }
-
-
-def _prompt_ids(tokenizer: Any, prompt: Any) -> list[int]:
-    return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False))
 
 
 def _tokens(tokenizer: Any, words: Sequence[str]) -> list[int]:

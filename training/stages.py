@@ -27,22 +27,23 @@ from training.recipes import RecipeError
 from training.reporting import Reporter
 from training.seams import Student
 from training.selection import Selection, dev_lists
+from training.shortened import Shortened
 from training.student import StudentError
 from training.survival import Keeper, Member, alone
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a stage learns from: the row of each example, how many queries were cut, and the rows that make none."""
+    """What a stage learns from: the row of each example, what was shortened, and the rows that make none."""
 
     row_ids: Sequence[str]
-    queries_cut: int
+    shortened: Shortened
     left_out: Sequence[LeftOut]
 
     @classmethod
     def of(cls, examples: Sequence[RankingExample] | Sequence[PairGroup], left_out: Sequence[LeftOut]) -> "Data":
-        """The account of some examples; a row that makes several counts once."""
-        return cls([e.row_id for e in examples], len({e.row_id for e in examples if e.query_cut}), left_out)
+        """The account of some examples."""
+        return cls([e.row_id for e in examples], Shortened.of(examples), left_out)
 
 
 @dataclass
@@ -129,6 +130,7 @@ def _train(
     only_curve(trainer)
     used, left = len(set(data.row_ids)), len(data.left_out)
     reporter.note(f"{job.stage}: {used} rows, {left} left out, starting from {job.model.path}")
+    reporter.note(f"{job.stage}: shortened to the recipe's budgets: {data.shortened.words()}")
     with explained(job, lambda: trainer.state.global_step + 1, keeper.told):
         trainer.train(resume_from_checkpoint=keeper.found(reporter))
     model, seen, tokens = whole_model(trainer, bench, selection), tally.rows(), tally.sums()[0]
@@ -146,7 +148,7 @@ def _train(
             merged(model),
             tokenizer,
             row_ids=data.row_ids,
-            queries_cut=data.queries_cut,
+            shortened=data.shortened,
             left_out=data.left_out,
             seen=seen,
             history=curve.history,

@@ -39,7 +39,8 @@ def load_tokenizer(source: Path | str) -> Any:
     """The fast tokenizer of a model, set up for batched generation (left padding, a pad token that is not eos)."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    with _no_code_of_its_own(source):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -55,10 +56,12 @@ def load_student(source: Path | str, device: str = "auto", dtype: str = "float32
     import torch
     from transformers import AutoModelForCausalLM
 
+    _refuse_pickles(Path(source))
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=getattr(torch, arithmetic(dtype)), trust_remote_code=False, use_safetensors=True
-        )
+        with _no_code_of_its_own(source):
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                source, dtype=getattr(torch, arithmetic(dtype)), trust_remote_code=False, use_safetensors=True
+            )
     except OSError as error:
         raise StudentError(
             f"{source}: no such model here, and the hub gave none ({error}). "
@@ -67,6 +70,30 @@ def load_student(source: Path | str, device: str = "auto", dtype: str = "float32
     if device == "auto":
         return model.eval() if sharded() else model.to(best_device()).eval()
     return model.to(device).eval()
+
+
+def _refuse_pickles(folder: Path) -> None:
+    pickled = sorted(path.name for path in folder.glob("*.bin")) if not any(folder.glob("*.safetensors")) else []
+    if pickled:
+        raise StudentError(
+            f"{folder}: its weights are pickled ({', '.join(pickled)}), and reading a pickle runs whatever it holds. "
+            f"Only safetensors are read: take a copy of the model that has them, or save it anew by save_pretrained "
+            f"where its origin is trusted."
+        )
+
+
+@contextmanager
+def _no_code_of_its_own(source: Path | str) -> Iterator[None]:
+    """Say in our words that a model wants code of its own to be run; transformers' advice is a switch that we lack."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise StudentError(
+            f"{source}: the model brings code of its own (auto_map in its configuration), which is never run here. "
+            f"Set model.base in the recipe to a model that transformers itself knows."
+        ) from error
 
 
 @contextmanager

@@ -117,6 +117,10 @@ def test_a_plan_counts_rows_and_tokens_of_the_release_and_starts_nothing(home: P
     large = rankmill("plan", "--recipe", "reasonrank", "--profile", str(wide), "--home", str(home))
     assert "reasonrank (Qwen/Qwen2.5-7B-Instruct) on release" in large.output, large.output
     assert "not one step: fewer than sampling.prompts draws together" in large.output
+    assert "8 x H100 SXM, weights sharded" in large.output and "1 x H100 SXM\n" in told.output
+    wide.write_text("extends: gpu\ndescription: Whole.\ntraining: {launch: ddp}\n")
+    whole = rankmill("plan", "--recipe", "reasonrank", "--profile", str(wide), "--count", "4", "--home", str(home))
+    assert "4 x H100 SXM, all weights on each" in whole.output and "DOES NOT FIT" in whole.output
     wide.write_text("extends: gpu\ndescription: Odd.\nrecipe: {sampling: {grpo: {prompts: 12}}}\n")
     odd = rankmill("plan", "--recipe", "reasonrank", "--profile", str(wide), "--home", str(home))
     assert odd.exit_code == 1 and "96 completions do not divide into 2 updates of 8 processes" in odd.output

@@ -12,12 +12,14 @@ from ranking.responses import renumber_chain
 from training.examples import (
     cut,
     keep_positions,
+    pair_groups,
     prompt_length,
     rl_prompts,
     sft_examples,
     shorten_chain,
 )
 from training.recipes import Recipe, load_recipe, merge
+from training.shortened import Shortened
 
 
 def recipe_with(**changes: Any) -> Recipe:
@@ -130,8 +132,9 @@ def test_a_prompt_without_a_usable_chain_still_serves_reinforcement(tokenizer: A
 def test_long_passages_and_queries_stay_inside_their_budgets_and_a_cut_query_is_counted(tokenizer: Any) -> None:
     long = row(0) | {"passages": ["word " * 500] * 3, "query": "why " * 500}
     (short_one, long_one), _ = sft_examples([row(1), long], recipe_with(), tokenizer, seed=1)
-    assert (short_one.query_cut, long_one.query_cut) == (False, True)
-    assert prompt_length(tokenizer, long_one.prompt) < prompt_length(tokenizer, short_one.prompt) + 3 * 16 + 2 * 16
+    assert (short_one.shortened.queries, long_one.shortened.queries) == ((0, 1), (1, 1))
+    long_length, short_length = (prompt_length(tokenizer, recipe_with(), one.prompt) for one in (long_one, short_one))
+    assert long_length < short_length + 3 * 16 + 2 * 16
 
 
 def test_the_direct_contract_has_no_chain(tokenizer: Any) -> None:
@@ -139,3 +142,39 @@ def test_the_direct_contract_has_no_chain(tokenizer: Any) -> None:
     (example,), _ = sft_examples([row(0)], direct, tokenizer, seed=1)
     assert example.completion[0]["content"] == "<answer> [2] > [3] > [1] </answer>"
     assert "think" not in example.prompt[0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "budgets", "told"),
+    [
+        ({}, {}, {}),
+        ({"passages": ["word " * 30] * 2 + ["short"]}, {}, {"passages": (2, 6)}),
+        ({"query": "why " * 30}, {}, {"queries": (1, 2)}),
+        ({}, {"contract": {"chain_tokens": 14}}, {"chains": (2, 2)}),
+        ({}, {"units": {"max_passages": 2}}, {"lists": (2, 2), "passages": (0, 4)}),
+        # The third passage goes, and with it the sentence about it.
+        (
+            {"reasoning": "[2] and [1] help. [3] does not."},
+            {"units": {"max_passages": 2}},
+            {"lists": (2, 2), "passages": (0, 4), "chains": (1, 2)},
+        ),
+    ],
+)
+def test_whatever_is_shortened_is_counted_and_of_how_many(
+    tokenizer: Any, changes: dict[str, Any], budgets: dict[str, Any], told: dict[str, tuple[int, int]]
+) -> None:
+    examples, left_out = sft_examples([row(0), row(1) | changes], recipe_with(**budgets), tokenizer, seed=1)
+    whole = {"lists": (0, 2), "passages": (0, 6), "queries": (0, 2), "chains": (0, 2)}
+    assert not left_out and Shortened.of(examples) == Shortened(**(whole | told))
+
+
+def test_a_row_of_several_examples_is_one_list_and_one_query(tokenizer: Any) -> None:
+    pair = {"name": "pair", "positives": 2, "negatives": 1, "passage_tokens": 16, "query_tokens": 16}
+    changes = {"units": pair, "contract": {"name": "yes_no"}}
+    recipe = load_recipe(RECIPE.with_name("direct-point.yaml"), changes)
+    wide = row(0) | {"passages": ["a", "b", "c", "word " * 30], "final_order": [1, 3, 2, 0], "relevant": [1, 3]}
+    groups, _ = pair_groups([wide | {"query": "why " * 30}], recipe, tokenizer, seed=1)
+    told = Shortened.of(groups)
+    assert len(groups) == 2 and (told.queries, told.passages, told.chains) == ((1, 1), (1, 4), (0, 0))
+    shown = {p.strip() for group in groups for prompt in group.prompts for p in [prompt[-1]["content"]]}
+    assert told.lists == (int(len(shown) < 4), 1)

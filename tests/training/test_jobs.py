@@ -57,7 +57,6 @@ def result_of(job: SftJob) -> TrainResult:
         rows_used=1,
         rows_seen=("r1",),
         rows_left_out=(),
-        queries_cut=0,
         steps=1,
         tokens=10,
         step_seconds=1.0,

@@ -1,12 +1,21 @@
 """The losses beside cross-entropy: equal to their formulas written out, and blind to what they should not see."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from word_stages import sft_job
 
-from training import host
+from training import host, sft
+from training.checkpoints import read_rows
+from training.curves import Tally
+from training.examples import sft_examples
+from training.jobs import ModelRef
+from training.stages import Bench
+from training.student import load_tokenizer
 
 host.settle()
 torch = pytest.importorskip("torch")
@@ -51,3 +60,47 @@ def test_parts_of_like_length_hold_every_text_once_and_little_padding(lengths: l
     for part in parts:
         held = [lengths[number] for number in part]
         assert sum(held) > (1.0 - PADDING) * max(held) * len(held)
+
+
+def test_first_reads_logits_where_the_response_is_said_alone_and_its_loss_is_that_over_all_places(
+    words: ModelRef, rows: Path, tmp_path: Path
+) -> None:
+    job, tokenizer = sft_job(words, rows, tmp_path, "first"), load_tokenizer(words.path)
+    examples, _ = sft_examples(read_rows(rows, "sft"), job.recipe, tokenizer, 1)
+    bench = Bench(Path(words.path), tokenizer, job.recipe.model, tmp_path, Tally())
+    trainer = sft._first_token_trainer(job, examples, bench)
+    # Prompts of three lengths, and one answer of two passages.
+    batch = [_longer(trainer.train_dataset[number], 7 * number) for number in range(3)]
+    batch[1] = {**batch[1], "order": batch[1]["order"][:2], "tokens": [batch[1]["tokens"][0][:-2]]}
+    shapes: list[int] = []
+
+    def asked(**inputs: Any) -> Any:
+        said = trainer.model(**inputs)
+        shapes.append(said.logits.shape[1])
+        return said
+
+    loss = trainer.loss(asked, batch)
+    loss.backward()
+    gradient = trainer.model.lm_head.weight.grad.clone()
+    trainer.model.zero_grad()
+    expected = _over_all_places(trainer, batch)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert torch.allclose(gradient, trainer.model.lm_head.weight.grad, atol=1e-6)
+    assert shapes[0] <= sum(len(one["tokens"][0]) - one["prompt"] for one in batch) < len(batch[0]["tokens"][0])
+
+
+def _longer(row: dict[str, Any], more: int) -> dict[str, Any]:
+    return {**row, "tokens": [[5] * more + row["tokens"][0]], "prompt": row["prompt"] + more}
+
+
+def _over_all_places(trainer: Any, batch: list[dict[str, Any]]) -> Any:
+    """The loss row by row, without padding, with the logits of every place."""
+    entropies, rank_terms = [], []
+    for row in batch:
+        ids, start = torch.tensor(row["tokens"]), row["prompt"]
+        logits = trainer.model(input_ids=ids).logits[0]
+        entropies.append(torch.nn.functional.cross_entropy(logits[start - 1 : -1], ids[0, start:], reduction="none"))
+        scores = logits[start - 1][[trainer.letters[place] for place in row["order"]]][None]
+        rank_terms.append(first_token_ranknet(scores, torch.ones_like(scores, dtype=torch.bool)))
+    return torch.cat(entropies).mean() + trainer.weight * torch.stack(rank_terms).mean()

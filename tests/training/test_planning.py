@@ -15,7 +15,7 @@ from training.checkpoints import read_rows
 from training.jobs import ModelRef, SftJob
 from training.planning import ACCELERATORS, KNOWN, Plan, Shape, plan_of
 from training.recipes import Recipe
-from training.running import Vllm
+from training.running import Running, Vllm
 from training.student import load_student, load_tokenizer
 
 QWEN = KNOWN["Qwen/Qwen2.5-7B-Instruct"]
@@ -32,10 +32,15 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelRef, Path]:
 
 
 def planned(
-    recipe: Recipe, words: tuple[ModelRef, Path], shape: Shape = QWEN, count: int = 1, vllm: Vllm | None = None
+    recipe: Recipe,
+    words: tuple[ModelRef, Path],
+    shape: Shape = QWEN,
+    count: int = 1,
+    vllm: Vllm | None = None,
+    sharded: bool = True,
 ) -> Plan:
     rows = {split: read_rows(words[1], split) for split in ("sft", "rl")}
-    return plan_of(recipe, rows, load_tokenizer(words[0].path), shape, ACCELERATORS["h100"], count, 1, vllm)
+    return plan_of(recipe, rows, load_tokenizer(words[0].path), shape, ACCELERATORS["h100"], count, 1, vllm, sharded)
 
 
 @pytest.mark.parametrize("name", ["reasonrank", "first", "direct-point", "erank"])
@@ -63,6 +68,21 @@ def test_more_devices_take_less_memory_and_time_each_and_longer_passages_more(wo
         assert not few.fits(one.device) and many.fits(one.device)
     whole = sum(stage.hours for stage in planned(recipe, words, replace(QWEN, parameters=2 * QWEN.parameters)).stages)
     assert whole > sum(stage.hours for stage in one.stages)
+
+
+@pytest.mark.parametrize(("launch", "sharded"), [("zero3", True), ("fsdp", True), ("ddp", False), (None, True)])
+def test_what_a_launch_shares_out_is_read_from_its_configuration(launch: str | None, sharded: bool) -> None:
+    assert Running(launch=launch).sharded is sharded
+
+
+def test_weights_that_are_not_sharded_take_each_device_as_much_as_one_alone(words: tuple[ModelRef, Path]) -> None:
+    for name, model in (("reasonrank", {}), ("first", {"tuning": "lora"})):
+        recipe = system(name, model=model)
+        one, whole = planned(recipe, words), planned(recipe, words, count=8, sharded=False)
+        shared = planned(recipe, words, count=8)
+        for each, part in zip(whole.stages, shared.stages, strict=True):
+            assert each.memory > part.memory and each.hours == part.hours
+        assert whole.stages[0].memory == one.stages[0].memory
 
 
 def test_no_step_is_planned_where_training_would_make_none(words: tuple[ModelRef, Path]) -> None:

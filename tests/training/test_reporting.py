@@ -1,4 +1,4 @@
-"""Reporting: plain lines on stderr alone, log lines and messages through Pipes."""
+"""Reporting: plain lines on stderr alone, log lines through Pipes."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def test_without_pipes_lines_go_to_stderr_and_stdout_stays_free(capsys: pytest.C
     assert capsys.readouterr() == ("", "rl 1/2  reward 0.5\n")
 
 
-def test_through_pipes_a_step_is_a_log_line_and_a_message(tmp_path: Path) -> None:
+def test_through_pipes_a_step_is_a_log_line(tmp_path: Path) -> None:
     import dagster_pipes
 
     messages = tmp_path / "messages"
@@ -47,7 +47,5 @@ def test_through_pipes_a_step_is_a_log_line_and_a_message(tmp_path: Path) -> Non
     code += "with o() as r: r.step('sft', 1, 2, {'loss': 0.5}); r.fail('no')"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
     sent = [json.loads(text) for text in messages.read_text().splitlines()]
-    custom = [m["params"]["payload"] for m in sent if m["method"] == "report_custom_message"]
-    assert custom == [{"stage": "sft", "step": 1, "total": 2, "loss": 0.5}]
     logged = [(m["params"]["message"], m["params"]["level"]) for m in sent if m["method"] == "log"]
     assert logged == [("sft 1/2  loss 0.5", "INFO"), ("no", "ERROR")]

@@ -12,6 +12,7 @@ import yaml
 from safetensors import safe_open
 from training_toys import RECIPE, SMALL, Lines, row
 
+from assets.training import _figures
 from ranking.parsing import format_order
 from training import rerank, rl, sft
 from training.checkpoints import TrainingDataError, code_version, read_rows
@@ -57,6 +58,19 @@ def test_a_checkpoint_is_fp32_safetensors_with_tokenizer_template_and_card(train
     card = (trained.folder / "README.md").read_text()
     facts = ["toy", trained.recipe.sha256, result.weights_sha256, "| seed | 1 |", "CC0-1.0", result.versions["trl"]]
     assert all(fact in card for fact in [*facts, f"| rankmill version | {code_version()} |"])
+
+
+def test_what_was_shortened_is_told_in_the_output_the_result_the_card_and_the_ui(
+    rows_path: Path, tiny: ModelRef, tmp_path: Path, reporter: Lines
+) -> None:
+    tight = {"units": {"max_passages": 2, "query_tokens": 4}, "objective": {"max_steps": 1}}
+    job = sft_job(load_recipe(RECIPE, merge(SMALL, tight)), rows_path, tiny, tmp_path)
+    result = sft.run(job, reporter)
+    assert result.shortened.lists == result.shortened.queries == (4, 4)
+    words = result.shortened.words()
+    assert words.startswith("lists 4 of 4, passages ") and any(words in note for note in reporter.notes)
+    assert finished(job) == result and words in (job.folder / "README.md").read_text()
+    assert _figures(result)["shortened"] == words
 
 
 def test_a_row_of_models_says_what_a_checkpoint_was_made_from_by_what_and_at_what_cost(trained: SftJob) -> None:

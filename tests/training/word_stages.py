@@ -50,10 +50,11 @@ def rl_job(
     output: Path,
     name: str = "reasonrank-direct",
     sampling: Mapping[str, Any] = {},
+    student: Mapping[str, Any] = {},
     **job: Any,
 ) -> RlJob:
     """A short reinforcement stage of a system, with some of its settings changed."""
-    recipe = system(name, sampling={**ROLLS, "max_completion_tokens": 20, **sampling})
+    recipe = system(name, sampling={**ROLLS, "max_completion_tokens": 20, **sampling}, model=student)
     return RlJob(recipe=recipe, release="toy", rows=rows, model=words, output=output, seed=1, **job)
 
 
