@@ -192,7 +192,7 @@ async def _answer_all(purchase: Purchase, requests: Requests, check: Check) -> A
     tasks = {
         crew.start(partial(_work, purchase, inbox, put_off, being_kept, outbox, check, crew)) for _ in range(count)
     }
-    tasks.add(crew.start(partial(_read, purchase, requests, inbox, outbox, check)))
+    tasks.add(crew.start(partial(_read, purchase, requests, inbox, outbox, check, crew)))
     courier = asyncio.create_task(_carry(purchase, being_kept, outbox, check, crew))
     closer = asyncio.create_task(_close_when_done(crew, tasks, courier, being_kept, outbox))
     try:
@@ -214,11 +214,12 @@ async def _read(
     inbox: asyncio.Queue[Item | None],
     outbox: asyncio.Queue[list[Outcome] | None],
     check: Check,
+    crew: Crew,
     hand: Hand,
 ) -> None:
     """Hand out what is stored and good; leave the rest to the workers."""
     look_up = purchase.teller.look_up
-    sort = partial(_sort, inbox=inbox, outbox=outbox, check=check, hand=hand)
+    sort = partial(_sort, inbox=inbox, outbox=outbox, check=check, crew=crew, hand=hand)
     if isinstance(requests, AsyncIterable):  # the next item may take its time, and wait for the answer to this one
         async for request in requests:
             await sort(await look_up([request]))
@@ -245,6 +246,7 @@ async def _sort(
     inbox: asyncio.Queue[Item | None],
     outbox: asyncio.Queue[list[Outcome] | None],
     check: Check,
+    crew: Crew,
     hand: Hand,
 ) -> bool:
     """Hand on a list; gives whether most of it was stored and good."""
@@ -259,6 +261,8 @@ async def _sort(
         hand.busy = True
         await outbox.put(ready)
         hand.busy = False
+        if crew.stopping:  # the workers have left, and nobody would take the rest
+            raise asyncio.CancelledError
     for item in rest:
         await inbox.put(item)
     return len(ready) > len(rest)
