@@ -266,6 +266,8 @@ class Purchase:
                 why = f", deadline of {self.settings.deadline_s:g} s" if late else ""
                 detail = f"{last.detail} (attempts: {attempts}{why})"
                 return Failure(request.id, request.key, last.kind, detail)
+            if crew.stopping:
+                raise Stopped
             await asyncio.sleep(wait)
 
     async def _wait(self, without_room: bool) -> None:
