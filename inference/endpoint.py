@@ -46,6 +46,8 @@ PASSING = frozenset({408, 409, 425, 429})
 TIMED_OUT = frozenset({408, 504, 524})
 # What is shorter stands in for no key at all ("none", "EMPTY") and may be a word of an answer.
 SHORTEST_KEY = 16
+# A date far ahead, or a header in milliseconds, would stop a run for good; who is still not wanted then says so again.
+RETRY_AFTER_AT_MOST_S = 3600.0
 # What reading a JSON of another shape than a completion's comes to.
 NO_COMPLETION = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -339,19 +341,20 @@ def _count(told: Any) -> int | None:
 
 
 def retry_after_s(header: str | None) -> float | None:
-    """Seconds to wait by a Retry-After header, which holds seconds or an HTTP date; None if it says nothing."""
+    """Seconds to wait by a Retry-After header, which holds seconds or an HTTP date; None if it says nothing.
+
+    Never more than RETRY_AFTER_AT_MOST_S.
+    """
     if header is None:
         return None
     try:
         seconds = float(header)
-        # "inf" would wait for ever.
-        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            seconds = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(max(0.0, seconds), RETRY_AFTER_AT_MOST_S) if math.isfinite(seconds) else None
 
 
 def _error(raw: bytes) -> tuple[str, str]:
