@@ -48,6 +48,8 @@ TIMED_OUT = frozenset({408, 504, 524})
 SHORTEST_KEY = 16
 # A date far ahead, or a header in milliseconds, would stop a run for good; who is still not wanted then says so again.
 RETRY_AFTER_AT_MOST_S = 3600.0
+# A completion that its server did not bring to an end, by the finish_reason: DeepSeek's word, OpenRouter's, and vLLM's.
+INTERRUPTED = frozenset({"insufficient_system_resource", "error", "abort"})
 # What reading a JSON of another shape than a completion's comes to.
 NO_COMPLETION = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -234,12 +236,16 @@ class Line:
         raw = self.endpoint.without_key(raw)
         if status == 200:
             try:
-                return read_completion(read_json(raw), latency_s)
+                answer = read_completion(read_json(raw), latency_s)
             except NO_COMPLETION as error:
                 # A 200 whose body is no chat completion: paid for, perhaps, but no answer.
                 seen = self.endpoint.scrub(raw.decode("utf-8", "replace"))[:200]
                 detail = f"{type(error).__name__}: {error}; the body begins {seen!r}"
                 return Trouble("unreadable", self.endpoint.scrub(detail), retry=True, may_cost=True)
+            if answer.finish_reason in INTERRUPTED:
+                detail = f"the answer ended with finish_reason {answer.finish_reason}"
+                return Trouble("interrupted", detail, retry=True, slow_down=True, may_cost=True)
+            return answer
         code, message = _error(raw)
         detail = self.endpoint.scrub(f"HTTP {status}: {message}")
         if code in QUOTA_CODES:
@@ -305,7 +311,11 @@ def read_json(raw: bytes) -> Any:
 
 
 def read_completion(completion: Any, latency_s: float) -> Answer:
-    """An answer from the JSON of a chat completion; raises one of NO_COMPLETION where it is none."""
+    """An answer from the JSON of a chat completion; raises one of NO_COMPLETION where it is none.
+
+    A finish_reason that is missing or that nobody here knows is kept as it came, and says nothing: servers have words
+    of their own for a good end ("eos", "end_turn"), and what is not whole is left to the check of the answer.
+    """
     message = completion["choices"][0]["message"]
     finish = completion["choices"][0].get("finish_reason") or ""
     usage = completion.get("usage") or {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import re
 import sqlite3
 import time
@@ -92,6 +93,7 @@ WIRE = {
     "wrong JSON: a page": Wire(of("wrong_json", 1), "wrong_json", "unreadable", "body begins '<!DOCTYPE html>"),
     "wrong JSON: no choices": Wire(of("wrong_json", 2), "wrong_json", "unreadable", "body begins .*choices"),
     "wrong JSON: an error": Wire(of("wrong_json", 3), "wrong_json", "unreadable", "upstream provider error"),
+    "interrupted": Wire(of("interrupted"), "interrupted", "interrupted", "finish_reason insufficient_system_resource"),
     "time-out per attempt": Wire(lambda share: Late(late=share), "late", "timeout", "no answer within 1 s", more=SOON),
 }
 each_wire = pytest.mark.parametrize("wire", WIRE.values(), ids=WIRE.keys())
@@ -243,6 +245,22 @@ def test_a_body_that_no_client_foresees_is_an_answer_if_one_can_be_read_in_it_an
         assert [o.content for o in good(outcomes)] == [content]
         # Usage that was not told counts at its worst.
         assert spending(store, "answer") == at_worst(requests, times=1)
+
+
+@pytest.mark.parametrize("reason", ['"error"', '"abort"', '"eos"', '""', "null"])
+def test_only_a_finish_reason_that_is_known_to_mean_so_makes_an_answer_none(
+    reason: str, engine_for: EngineFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(body=FINE.replace(b'"stop"', reason.encode()), content_type="application/json")
+
+    with serving(answering(answer)) as base_url:
+        outcomes, progress = ask(engine_for(base_url, max_attempts=1), some_requests(1), lambda _r, _c: None)
+    if reason in ('"error"', '"abort"'):
+        assert progress.failed == {"interrupted": 1} and kept(store) == {}
+    else:
+        assert [o.finish_reason for o in good(outcomes)] == [(json.loads(reason) or "")] and len(kept(store)) == 1
 
 
 def test_an_address_where_nobody_listens_is_named_and_costs_nothing(
