@@ -98,6 +98,22 @@ def in_flight(engine_for: EngineFor, server: Standin | str) -> Engine:
     return engine_for(server, prices=DEAR, start_in_flight=IN_FLIGHT, max_in_flight=IN_FLIGHT)
 
 
+def left_after(engine: Engine, requests: list[Request], until: Callable[[Progress], bool]) -> float:
+    """Take one outcome at most, wait until the run stands so, and leave it; gives the seconds that this takes."""
+
+    async def leave() -> float:
+        async with engine.open() as session, aclosing(session.ask(requests)) as outcomes:
+            first = asyncio.ensure_future(anext(outcomes))
+            while not until(session.purchase.progress()):
+                await asyncio.sleep(0.01)
+            left = time.monotonic()
+            first.cancel()
+            await asyncio.wait([first])
+        return time.monotonic() - left
+
+    return asyncio.run(leave())
+
+
 def test_one_interrupt_takes_in_what_is_on_its_way_and_asks_nothing_more(
     raised: type[BaseException], engine_for: EngineFor, some_requests: Make, store: ExchangeStore
 ) -> None:
@@ -120,17 +136,27 @@ def test_what_takes_too_long_is_not_waited_for(
     engine_for: EngineFor, some_requests: Make, store: ExchangeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "TAKE_IN_S", 0.5)
-
-    async def leave_early(engine: Engine) -> float:
-        async with engine.open() as session, aclosing(session.ask(some_requests(100))) as outcomes:
-            first = asyncio.ensure_future(anext(outcomes))
-            while session.purchase.progress().in_flight < IN_FLIGHT:
-                await asyncio.sleep(0.01)
-            left = time.monotonic()
-            first.cancel()
-            await asyncio.wait([first])
-        return time.monotonic() - left
-
     with serving(Standin(Faults(latency_s=60.0)).app()) as base_url:
-        assert 0.4 < asyncio.run(leave_early(in_flight(engine_for, base_url))) < 5
+        engine = in_flight(engine_for, base_url)
+        assert 0.4 < left_after(engine, some_requests(100), lambda run: run.in_flight == IN_FLIGHT) < 5
     assert spending(store) == {"presumed": IN_FLIGHT}
+
+
+def test_what_fails_on_its_way_is_not_waited_for_to_be_asked_again(
+    engine_for: EngineFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    with running_standin(Faults(latency_s=0.5, rate_500=1.0)) as server:
+        engine = engine_for(server, start_in_flight=IN_FLIGHT, max_in_flight=IN_FLIGHT, backoff_base_s=30.0)
+        took = left_after(engine, some_requests(100), lambda run: run.in_flight == IN_FLIGHT)
+        assert took < stream.TAKE_IN_S / 2 and server.counts == {"500": IN_FLIGHT}
+    assert spending(store) == {} and store.reserved("all") == NOTHING
+
+
+def test_who_leaves_finished_outcomes_behind_waits_for_nobody(
+    engine_for: EngineFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    # More are finished and on their way than anybody can lay down while nobody takes them.
+    with running_standin(Faults(latency_s=0.1)) as server:
+        took = left_after(in_flight(engine_for, server), some_requests(100), lambda run: run.answers > 2 * IN_FLIGHT)
+        assert took < stream.TAKE_IN_S / 2
+        assert spending(store) == {"answer": server.counts["answered"]}
