@@ -46,6 +46,10 @@ PASSING = frozenset({408, 409, 425, 429})
 TIMED_OUT = frozenset({408, 504, 524})
 # What is shorter stands in for no key at all ("none", "EMPTY") and may be a word of an answer.
 SHORTEST_KEY = 16
+# A date far ahead, or a header in milliseconds, would stop a run for good; who is still not wanted then says so again.
+RETRY_AFTER_AT_MOST_S = 3600.0
+# A completion that its server did not bring to an end, by the finish_reason: DeepSeek's word, OpenRouter's, and vLLM's.
+INTERRUPTED = frozenset({"insufficient_system_resource", "error", "abort"})
 # What reading a JSON of another shape than a completion's comes to.
 NO_COMPLETION = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -232,12 +236,16 @@ class Line:
         raw = self.endpoint.without_key(raw)
         if status == 200:
             try:
-                return read_completion(read_json(raw), latency_s)
+                answer = read_completion(read_json(raw), latency_s)
             except NO_COMPLETION as error:
                 # A 200 whose body is no chat completion: paid for, perhaps, but no answer.
                 seen = self.endpoint.scrub(raw.decode("utf-8", "replace"))[:200]
                 detail = f"{type(error).__name__}: {error}; the body begins {seen!r}"
                 return Trouble("unreadable", self.endpoint.scrub(detail), retry=True, may_cost=True)
+            if answer.finish_reason in INTERRUPTED:
+                detail = f"the answer ended with finish_reason {answer.finish_reason}"
+                return Trouble("interrupted", detail, retry=True, slow_down=True, may_cost=True)
+            return answer
         code, message = _error(raw)
         detail = self.endpoint.scrub(f"HTTP {status}: {message}")
         if code in QUOTA_CODES:
@@ -303,7 +311,11 @@ def read_json(raw: bytes) -> Any:
 
 
 def read_completion(completion: Any, latency_s: float) -> Answer:
-    """An answer from the JSON of a chat completion; raises one of NO_COMPLETION where it is none."""
+    """An answer from the JSON of a chat completion; raises one of NO_COMPLETION where it is none.
+
+    A finish_reason that is missing or that nobody here knows is kept as it came, and says nothing: servers have words
+    of their own for a good end ("eos", "end_turn"), and what is not whole is left to the check of the answer.
+    """
     message = completion["choices"][0]["message"]
     finish = completion["choices"][0].get("finish_reason") or ""
     usage = completion.get("usage") or {}
@@ -339,19 +351,20 @@ def _count(told: Any) -> int | None:
 
 
 def retry_after_s(header: str | None) -> float | None:
-    """Seconds to wait by a Retry-After header, which holds seconds or an HTTP date; None if it says nothing."""
+    """Seconds to wait by a Retry-After header, which holds seconds or an HTTP date; None if it says nothing.
+
+    Never more than RETRY_AFTER_AT_MOST_S.
+    """
     if header is None:
         return None
     try:
         seconds = float(header)
-        # "inf" would wait for ever.
-        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            seconds = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(max(0.0, seconds), RETRY_AFTER_AT_MOST_S) if math.isfinite(seconds) else None
 
 
 def _error(raw: bytes) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -159,6 +159,8 @@ class Failure:
     detail: str
 
 
+Requests = AsyncIterable[Request] | Iterable[Request]
+Outcome = Exchange | Failure
 # Faults that show without knowing the task, as the repair turn names them; whatever a check says is "malformed".
 FAULTS = {
     "chain_cut_off": "the reasoning used up the token limit before an answer began",

@@ -3,7 +3,8 @@
 `enter` comes before every HTTP request and `leave` after it. The limit doubles per round trip until the endpoint
 first pushes back, then grows by one per round trip; a push-back halves it, once for all requests that were sent under
 the same limit, so that one bad moment does not cascade. A Retry-After holds every sender, since it speaks for the
-endpoint and not for one request.
+endpoint and not for one request: nobody enters until it is over, and `enter` does not wait for that, so that its caller
+can let go of what it holds.
 
 Absent on purpose: sharing a rate among processes. Several processes on one key each need their part of it.
 """
@@ -48,7 +49,7 @@ class Pace:
         self.tokens = Allowance(settings.tokens_per_minute)
         self._sent: dict[float, None] = {}
         self._climbing = True
-        self._held_until = 0.0
+        self._paused_until = 0.0
         self._last_cut = 0.0
         self._queue: deque[asyncio.Future[None]] = deque()
 
@@ -62,16 +63,32 @@ class Pace:
         """Age in seconds of the oldest request on its way; 0 with none."""
         return time.monotonic() - next(iter(self._sent)) if self._sent else 0.0
 
-    async def enter(self, tokens: int = 0) -> float:
-        """Wait for room for a request of about `tokens`; gives the time of entry, which `leave` must be told."""
-        while True:
+    @property
+    def paused_s(self) -> float:
+        """Seconds for which a Retry-After still holds every sender."""
+        return max(0.0, self._paused_until - time.monotonic())
+
+    async def enter(self, tokens: int = 0, until: float = math.inf) -> float | None:
+        """Wait for room for a request of about `tokens`; gives the time of entry, which `leave` must be told.
+
+        None, and nothing has been entered, where there is no room before `until` (of time.monotonic) or `paused_s` is
+        more than nothing.
+        """
+        while not self.paused_s:
             if self.in_flight >= int(self.limit):
-                await self._wait_in_line()
+                if not await self._wait_in_line(until):
+                    return None
                 continue
-            wait = max(self._held_until - time.monotonic(), self.requests.wait_s(), self.tokens.wait_s())
+            wait = max(self.requests.wait_s(), self.tokens.wait_s())
             if wait <= 0:
-                break
-            await asyncio.sleep(wait)
+                return self._entered(tokens)
+            if (left := until - time.monotonic()) <= 0:
+                self._wake()  # the room that it leaves is another's
+                return None
+            await asyncio.sleep(min(wait, left))
+        return None
+
+    def _entered(self, tokens: int) -> float:
         self.requests.take(1)
         self.tokens.take(tokens)
         entered = time.monotonic()
@@ -85,17 +102,22 @@ class Pace:
         del self._sent[entered]
         self._wake()
 
-    async def _wait_in_line(self) -> None:
+    async def _wait_in_line(self, until: float) -> bool:
+        """Whether one's turn has come by then."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         try:
-            await turn
-        except asyncio.CancelledError:
+            async with asyncio.timeout(None if until == math.inf else until - time.monotonic()):
+                await turn
+        except (asyncio.CancelledError, TimeoutError) as error:
             if turn in self._queue:
                 self._queue.remove(turn)
             else:
                 self._wake()
+            if isinstance(error, TimeoutError):
+                return False
             raise
+        return True
 
     def _wake(self) -> None:
         room = int(self.limit) - self.in_flight
@@ -117,7 +139,10 @@ class Pace:
             self.limit = max(1.0, self.limit / 2)
             self._last_cut = time.monotonic()
         if retry_after_s is not None:
-            self._held_until = max(self._held_until, time.monotonic() + retry_after_s)
+            self._paused_until = max(self._paused_until, time.monotonic() + retry_after_s)
+            while self._queue:
+                if not (turn := self._queue.popleft()).done():
+                    turn.set_result(None)
 
 
 class Allowance:

@@ -27,6 +27,7 @@ class Progress:
     over the run. `held` is how many requests now wait for a batch that another run has sent, by that batch;
     `waited_for_batches` counts all that had to. `without_room` wait for room in the budget. `files_deleted` counts the
     files of ended batches that this run has deleted at the provider, `files_left` those that it could not reach.
+    `paused_s` is how long the endpoint still wants nobody to ask (Retry-After).
     """
 
     total: int | None
@@ -49,6 +50,7 @@ class Progress:
     in_flight: int
     concurrency: int
     oldest_s: float
+    paused_s: float
     spent: Cost
     budget: Budget
     held: Mapping[str, int] = field(default_factory=dict)
@@ -72,6 +74,8 @@ class Progress:
         parts += [f"{self.files_left:,} files of batches to be deleted there yet"] if self.files_left else []
         if self.oldest_s >= 1:
             parts.append(f"oldest {self.oldest_s:.0f} s")
+        if self.paused_s >= 1:
+            parts.append(f"the endpoint asks to wait {_clock(self.paused_s)}")
         tokens = self.prompt_tokens + self.completion_tokens
         parts += [f"{tokens:,} tokens ({self.tokens_per_s:,.0f}/s)", f"${self.usd:,.2f}"]
         if self.budget.usd is not None:
@@ -148,7 +152,9 @@ class Tally:
         else:
             self.faulty[fault_kind(outcome.fault)] += 1
 
-    def picture(self, in_flight: int, concurrency: int, oldest_s: float, budget: Budget) -> Progress:
+    def picture(
+        self, in_flight: int, concurrency: int, oldest_s: float, budget: Budget, paused_s: float = 0.0
+    ) -> Progress:
         """The run at this moment, with what only its pace and its budget know."""
         elapsed = time.monotonic() - self.started
         rate = self.done / elapsed if elapsed > 0 else 0.0
@@ -177,6 +183,7 @@ class Tally:
             in_flight=in_flight,
             concurrency=concurrency,
             oldest_s=oldest_s,
+            paused_s=paused_s,
             spent=self.spent,
             budget=budget,
             held=dict(+self.held),

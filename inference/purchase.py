@@ -2,9 +2,11 @@
 
 The check runs on stored answers as well as on new ones: a changed parser costs nothing, and an answer that the new
 one refuses is repaired. Every HTTP request is sent under a claim (`store.ExchangeStore.claim`) that reserves its worst
-case and keeps others from buying the same; the claim ends with that request, so nothing is held while backing off.
-Claims are taken, and answers committed, outside the slots of the pace, so that the endpoint never waits for the disk;
-a worker that is neither is one of the few in AHEAD, so hardly more claims stand than requests are on their way.
+case and keeps others from buying the same; the claim ends with that request, so nothing is held while backing off, nor
+while the endpoint has asked everybody to wait. Claims are taken, and answers committed, outside the slots of the pace,
+so that the endpoint never waits for the disk. So a claim also stands while its request waits for a slot or for its
+share of a rate limit, until the deadline of the request at most; those who wait so are the few in AHEAD, and hardly
+more claims stand than requests are on their way.
 
 Absent on purpose: the stream around it (`engine`) and the HTTP (`endpoint`).
 """
@@ -164,6 +166,7 @@ class Purchase:
             in_flight=sum(pace.in_flight for pace in paces),
             concurrency=sum(int(pace.limit) for pace in paces),
             oldest_s=max((pace.oldest_s for pace in paces), default=0.0),
+            paused_s=max((pace.paused_s for pace in paces), default=0.0),
             budget=self.teller.budget,
         )
 
@@ -247,9 +250,12 @@ class Purchase:
             hand.busy = False
             if outcome is BUSY and attempts == 0 and not hand.patient:
                 raise AskedElsewhere
-            if outcome is BUSY or outcome is FULL:
-                if time.monotonic() < deadline:
-                    await self._wait(without_room=outcome is FULL)
+            if outcome is BUSY or outcome is FULL or outcome is PAUSED:
+                if (left_s := deadline - time.monotonic()) > 0:
+                    if outcome is PAUSED:
+                        await asyncio.sleep(min(self.pace(request.sampling.model).paused_s, left_s))
+                    else:
+                        await self._wait(without_room=outcome is FULL)
                     continue
                 outcome = LATE
             if outcome is not LATE:
@@ -266,6 +272,8 @@ class Purchase:
                 why = f", deadline of {self.settings.deadline_s:g} s" if late else ""
                 detail = f"{last.detail} (attempts: {attempts}{why})"
                 return Failure(request.id, request.key, last.kind, detail)
+            if crew.stopping:
+                raise Stopped
             await asyncio.sleep(wait)
 
     async def _wait(self, without_room: bool) -> None:
@@ -301,7 +309,10 @@ class Purchase:
                 raise NoRoom
             if claim.status != "granted":
                 return BUSY if claim.status == "busy" else FULL
-            entered = await pace.enter(about)
+            entered = await pace.enter(about, deadline)
+            if entered is None:
+                await self.teller.release(request.key, presumed=False)
+                return PAUSED if time.monotonic() < deadline else LATE
             try:
                 if crew.stopping:
                     raise Stopped
@@ -337,8 +348,9 @@ class Purchase:
             pace.slow_down(entered, outcome.retry_after_s)
 
 
-# Not a trouble of the endpoint's: the answer, or room in the budget, is on its way elsewhere.
+# Not a trouble of this request: the answer, or room in the budget, is on its way elsewhere, or nobody may send now.
 BUSY = Trouble("asked elsewhere", "", retry=True)
 FULL = Trouble("no room in the budget", "", retry=True)
+PAUSED = Trouble("asked to wait", "", retry=True)
 # Nor is this one: the request's time was up before its turn came, so nothing was sent and nothing can be charged.
 LATE = Trouble("too late", "its turn did not come in time", retry=False)

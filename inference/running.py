@@ -22,7 +22,8 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
     A handler that raises (Dagster's does where a run is cancelled) may hit a callback of the loop, which logs the error
     and goes on, and whoever waits for what that callback was to bring would wait for ever. So the error is kept, `main`
-    is cancelled, and the error is raised when that has ended.
+    is cancelled, and the error is raised when that has ended. What `main` does to end well (the engine takes in what is
+    on its way) is cancelled by a second error.
     """
     raised: list[BaseException] = []
     make_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
@@ -41,7 +42,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 async def _until_raised(main: Coroutine[Any, Any, T], raised: list[BaseException]) -> T:
-    """`main`, cancelled by the first error that a signal's handler raises, which is kept; a second one is raised."""
+    """`main`, cancelled by each error that a signal's handler raises; the first is kept, a further one is raised."""
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
     handlers: dict[signal.Signals, Any] = {}
@@ -54,10 +55,11 @@ async def _until_raised(main: Coroutine[Any, Any, T], raised: list[BaseException
         try:
             handlers[signal.Signals(number)](number, frame)
         except BaseException as error:
+            # Again, too: what it does to end well may be waiting, and a task keeps to itself what is raised in it.
+            loop.call_soon_threadsafe(task.cancel)
             if raised:
                 raise
             raised.append(error)
-            loop.call_soon_threadsafe(task.cancel)
 
     try:
         for number in handlers:

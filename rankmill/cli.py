@@ -3,8 +3,10 @@
 import gc
 import json
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -254,8 +256,13 @@ def _ui_command(profile: str | None, home: Path | None) -> str:
     return " ".join([sys.argv[0] if sys.argv[0].endswith("rankmill") else "rankmill", "ui", *options])
 
 
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
-    """Entry point of the `rankmill` command."""
+    """Entry point of the `rankmill` command; SIGTERM, as `docker stop` sends it, ends it as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     finally:

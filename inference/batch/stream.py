@@ -26,8 +26,7 @@ from inference.batch.desk import Desk
 from inference.batch.rows import Asked
 from inference.breaker import Breaker
 from inference.endpoint import EndpointRefused, Trouble, refused_as
-from inference.engine import Outcome, Requests
-from inference.exchange import Exchange, Failure, Request, repair_request
+from inference.exchange import Exchange, Failure, Outcome, Request, Requests, repair_request
 from inference.purchase import Check, NoRoom, fault_of
 from inference.store import Claim, Found
 

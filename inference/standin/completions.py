@@ -1,7 +1,7 @@
 """A chat completion of the stand-in teacher: from the JSON of a request to the JSON of the answer.
 
-Faults of the text are made here: an answer that is cut off, empty, refused or garbage is still a chat completion,
-with the usage of what it says. A token is a word or a sign.
+Faults of the text are made here: an answer that is cut off, empty, refused, garbage or interrupted is still a chat
+completion, with the usage of what it says. A token is a word or a sign.
 
 Absent on purpose: streaming, tools, several choices, content in parts, sampling (temperature and seed change nothing).
 """
@@ -97,6 +97,8 @@ def _under_fault(said: Said, draw: Draw) -> tuple[str, str | None, str | None, s
         return said.reasoning, GARBAGE[len(content) % len(GARBAGE)], None, "stop"
     if draw.kind == "cutoff":
         return said.reasoning, content[: len(content) // 2], None, "length"
+    if draw.kind == "interrupted":
+        return said.reasoning, content[: len(content) // 2], None, "insufficient_system_resource"
     if draw.kind == "empty":
         return said.reasoning, "", None, "stop"
     if draw.kind == "refusal":

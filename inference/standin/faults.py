@@ -2,7 +2,7 @@
 
 `Faults` holds a share for every kind of fault; `draw` decides by a hash of seed, prompt and attempt, so a run repeats
 and a retry can succeed. The same hash gives the latency and, where a kind has several forms, the form. Faults of the
-text (cut off, empty, refused, garbage) are made in `completions`; here are those of the transport.
+text (cut off, empty, refused, garbage, interrupted) are made in `completions`; here are those of the transport.
 
 Absent on purpose: faults of anything but chat completions (files, batches and the list of models always answer).
 """
@@ -24,7 +24,10 @@ from typing import Any
 
 from aiohttp import web
 
-KINDS = ("429", "429_bare", "500", "reset", "half_body", "slow", "wrong_json", "cutoff", "empty", "refusal", "garbage")
+KINDS = (
+    "429", "429_bare", "500", "reset", "half_body", "slow", "wrong_json", "cutoff", "empty", "refusal", "garbage",
+    "interrupted",
+)  # fmt: skip
 # These come as a chat completion all the same, and so are charged for.
 ANSWERED = frozenset({"none", "cutoff", "empty", "refusal", "garbage"})
 # These concern the connection or the bytes, and a client sees them only over HTTP.
@@ -64,6 +67,9 @@ class Faults:
     rate_empty: float = field(default=0.0, metadata={"help": "share with no content, finish_reason stop"})
     rate_refusal: float = field(default=0.0, metadata={"help": "share that refuses, in one of three ways"})
     rate_garbage: float = field(default=0.0, metadata={"help": "share whose text is not in the form asked for"})
+    rate_interrupted: float = field(
+        default=0.0, metadata={"help": "share that the server gives up half-way and says so"}
+    )
     batch_delay_s: float = field(default=0.0, metadata={"help": "seconds a batch takes from creation to its end"})
     batch_expire_share: float = field(default=0.0, metadata={"help": "share of a batch's lines undone as it expires"})
     seed: int = field(default=0, metadata={"help": "seed of the choice"})

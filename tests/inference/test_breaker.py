@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from inference.archive import everything
 from inference.breaker import Breaker, BreakerSettings, EndpointDown, MostlyErrors
 from inference.endpoint import RequestRefused
-from inference.engine import Engine, Requests, ask_all
-from inference.exchange import FAULTS, Exchange, Failure, Request
+from inference.engine import Engine, ask_all
+from inference.exchange import FAULTS, Exchange, Failure, Request, Requests
 from inference.standin.faults import Draw, Faults
 from inference.standin.server import running_standin
 from inference.store import ExchangeStore, now

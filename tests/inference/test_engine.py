@@ -178,7 +178,7 @@ def test_the_input_is_read_no_further_than_the_output_is_taken(
     assert store.reserved("all").tokens == 0
 
 
-def test_leaving_early_ends_every_task_and_counts_what_was_in_flight(
+def test_leaving_early_ends_every_task_and_keeps_what_was_in_flight(
     engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore
 ) -> None:
     async def run(engine: Engine) -> set[asyncio.Task[object]]:
@@ -190,11 +190,11 @@ def test_leaving_early_ends_every_task_and_counts_what_was_in_flight(
 
     with running_standin(Faults(latency_s=0.1)) as server:
         assert asyncio.run(run(engine_for(server))) == set()
-        assert server.counts["answered"] < 100
+        assert 1 < server.counts["answered"] < 100
     assert store.reserved("all").tokens == 0
     with sqlite3.connect(store.path) as con:
         kinds = dict(con.execute("SELECT kind, count(*) FROM spend GROUP BY kind").fetchall())
-    assert kinds["answer"] >= 1 and kinds["presumed"] >= 1
+    assert kinds == {"answer": server.counts["answered"]}
 
 
 def test_a_model_that_the_endpoint_does_not_serve_stops_the_run(

@@ -7,6 +7,8 @@ met in a share, where another attempt can succeed, and every time, where none ca
 from __future__ import annotations
 
 import asyncio
+import email.utils
+import json
 import re
 import sqlite3
 import time
@@ -22,7 +24,7 @@ from salt_water import DEAR
 from servers import answering, serving
 
 from inference.archive import everything
-from inference.endpoint import retry_after_s
+from inference.endpoint import RETRY_AFTER_AT_MOST_S, retry_after_s
 from inference.engine import Engine
 from inference.exchange import FAULTS, Exchange, Failure, Request, repair_request
 from inference.prices import NOTHING
@@ -91,6 +93,7 @@ WIRE = {
     "wrong JSON: a page": Wire(of("wrong_json", 1), "wrong_json", "unreadable", "body begins '<!DOCTYPE html>"),
     "wrong JSON: no choices": Wire(of("wrong_json", 2), "wrong_json", "unreadable", "body begins .*choices"),
     "wrong JSON: an error": Wire(of("wrong_json", 3), "wrong_json", "unreadable", "upstream provider error"),
+    "interrupted": Wire(of("interrupted"), "interrupted", "interrupted", "finish_reason insufficient_system_resource"),
     "time-out per attempt": Wire(lambda share: Late(late=share), "late", "timeout", "no answer within 1 s", more=SOON),
 }
 each_wire = pytest.mark.parametrize("wire", WIRE.values(), ids=WIRE.keys())
@@ -244,6 +247,22 @@ def test_a_body_that_no_client_foresees_is_an_answer_if_one_can_be_read_in_it_an
         assert spending(store, "answer") == at_worst(requests, times=1)
 
 
+@pytest.mark.parametrize("reason", ['"error"', '"abort"', '"eos"', '""', "null"])
+def test_only_a_finish_reason_that_is_known_to_mean_so_makes_an_answer_none(
+    reason: str, engine_for: EngineFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(body=FINE.replace(b'"stop"', reason.encode()), content_type="application/json")
+
+    with serving(answering(answer)) as base_url:
+        outcomes, progress = ask(engine_for(base_url, max_attempts=1), some_requests(1), lambda _r, _c: None)
+    if reason in ('"error"', '"abort"'):
+        assert progress.failed == {"interrupted": 1} and kept(store) == {}
+    else:
+        assert [o.finish_reason for o in good(outcomes)] == [(json.loads(reason) or "")] and len(kept(store)) == 1
+
+
 def test_an_address_where_nobody_listens_is_named_and_costs_nothing(
     engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore
 ) -> None:
@@ -266,14 +285,66 @@ def test_a_429_is_waited_out_as_the_endpoint_asks_and_lowers_the_pace(
     assert progress.concurrency < 16
 
 
-@pytest.mark.parametrize(("header", "seconds"), [("3", 3.0), ("0.5", 0.5), (None, None), ("soon", None), ("-1", 0.0)])
+SECONDS = {"3": 3.0, "0.5": 0.5, None: None, "soon": None, "-1": 0.0, "60000": RETRY_AFTER_AT_MOST_S, "inf": None}
+
+
+@pytest.mark.parametrize(("header", "seconds"), SECONDS.items())
 def test_retry_after_is_read_as_seconds(header: str | None, seconds: float | None) -> None:
     assert retry_after_s(header) == seconds
 
 
 def test_retry_after_is_read_as_a_date() -> None:
     assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
-    assert (retry_after_s("Wed, 21 Oct 2099 07:28:00 GMT") or 0) > 1e6
+    assert 50 < (retry_after_s(email.utils.formatdate(time.time() + 60, usegmt=True)) or 0) <= 60
+    assert retry_after_s("Wed, 21 Oct 2099 07:28:00 GMT") == RETRY_AFTER_AT_MOST_S
+
+
+def test_while_an_endpoint_asks_everybody_to_wait_nothing_is_claimed_and_the_progress_says_so(
+    engine_for: EngineFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    async def paused(engine: Engine) -> str:
+        async with engine.open() as session, aclosing(session.ask(some_requests(50))) as outcomes:
+            first = asyncio.ensure_future(anext(outcomes))
+            async with asyncio.timeout(10):
+                while not session.purchase.progress().troubles or store.reserved("all") != NOTHING:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            assert store.reserved("all") == NOTHING and not first.done()
+            first.cancel()
+            await asyncio.wait([first])
+            return session.purchase.progress().line
+
+    with running_standin(Faults(rate_429=1.0, retry_after_s=90.0)) as server:
+        line = asyncio.run(paused(engine_for(server, start_in_flight=1, max_in_flight=4)))
+    assert ", the endpoint asks to wait 1:2" in line
+
+
+@pytest.mark.parametrize("limit", ["requests_per_minute", "tokens_per_minute"])
+def test_a_request_that_a_rate_limit_keeps_waiting_fails_at_its_deadline(
+    limit: str, engine_for: EngineFor, some_requests: Make, full_list: Check, store: ExchangeStore
+) -> None:
+    with running_standin() as server:
+        began = time.monotonic()
+        outcomes, progress = ask(engine_for(server, deadline_s=0.5, **{limit: 1.0}), some_requests(8), full_list)
+        assert time.monotonic() - began < 20
+    assert progress.failed.keys() == {"too late"} and 1 <= progress.calls == len(good(outcomes)) < 8
+    assert store.reserved("all") == NOTHING
+
+
+def test_the_tokens_of_an_answer_are_taken_from_the_allowance_once_they_are_known(
+    engine_for: EngineFor, some_requests: Make
+) -> None:
+    async def owed(engine: Engine) -> tuple[float, float]:
+        async with engine.open() as session:
+            (answer,) = [outcome async for outcome in session.ask(some_requests(1))]
+            assert isinstance(answer, Exchange)
+            tokens = session.purchase.pace(answer.model).tokens
+            return answer.prompt_tokens + answer.completion_tokens, tokens.wait_s()
+
+    with running_standin() as server:
+        taken, wait_s = asyncio.run(owed(engine_for(server, tokens_per_minute=60.0)))
+    # One comes back a second, and there were two.
+    assert taken > 60 and taken - 2 - 10 < wait_s < taken
 
 
 def test_attempts_end_at_the_deadline_of_a_request_and_those_that_are_answered_in_time_are_kept(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.pace import Pace, PaceSettings, backoff_s
+from inference.pace import Allowance, Pace, PaceSettings, backoff_s
 
 
 def test_the_limit_doubles_per_round_trip_until_the_first_push_back() -> None:
@@ -54,7 +54,8 @@ def test_nobody_enters_beyond_the_limit_and_everybody_gets_in(seed: int) -> None
 
         async def one() -> None:
             nonlocal entered
-            at = await pace.enter()
+            while (at := await pace.enter()) is None:
+                await asyncio.sleep(pace.paused_s)
             try:
                 assert pace.in_flight <= 8
                 entered += 1
@@ -78,15 +79,60 @@ def test_nobody_enters_beyond_the_limit_and_everybody_gets_in(seed: int) -> None
     assert asyncio.run(run()) >= 50
 
 
-def test_a_retry_after_holds_everybody() -> None:
-    async def run() -> float:
+def test_a_retry_after_holds_everybody_and_whoever_asks_is_told_for_how_long() -> None:
+    async def run() -> None:
         pace = Pace(PaceSettings())
         pace.slow_down(time.monotonic(), 0.15)
-        started = time.monotonic()
-        await pace.enter()
-        return time.monotonic() - started
+        assert await pace.enter() is None and 0 < pace.paused_s <= 0.15
+        await asyncio.sleep(0.16)
+        assert await pace.enter() is not None and pace.in_flight == 1
 
-    assert asyncio.run(run()) >= 0.15
+    asyncio.run(run())
+
+
+def test_who_waits_in_line_leaves_it_when_the_time_is_up_and_takes_nobody_s_turn() -> None:
+    async def run() -> None:
+        pace = Pace(PaceSettings(start_in_flight=1))
+        first = await pace.enter()
+        assert first is not None
+        patient = asyncio.create_task(pace.enter())
+        assert await pace.enter(until=time.monotonic() + 0.05) is None
+        assert pace.in_flight == 1 and not patient.done()
+        pace.leave(first)
+        assert await asyncio.wait_for(patient, 5) is not None
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("limit", ["requests_per_minute", "tokens_per_minute"])
+def test_who_has_used_up_the_allowance_of_a_minute_waits_for_the_next_portion(limit: str) -> None:
+    async def run() -> None:
+        pace = Pace(PaceSettings(**{limit: 6.0}))
+        # A bucket of one, which may go into debt: two enter within moments, and the third has to wait ten seconds.
+        assert await pace.enter(1) is not None and await pace.enter(1) is not None
+        assert await pace.enter(1, until=time.monotonic() + 0.2) is None
+        assert pace.in_flight == 2
+
+    asyncio.run(run())
+
+
+def test_an_allowance_is_given_out_in_even_portions_and_knows_debts() -> None:
+    allowance = Allowance(60.0)
+    assert allowance.wait_s() == 0.0
+    allowance.take(62.0)  # it held two seconds' worth
+    assert 55.0 < allowance.wait_s() <= 60.001
+    allowance.take(-40.0)
+    assert 15.0 < allowance.wait_s() <= 20.001
+    allowance.take(-1000.0)
+    assert allowance.wait_s() == 0.0
+    allowance.take(12.0)  # what was given back beyond the two seconds' worth is gone
+    assert 5.0 < allowance.wait_s() <= 10.001
+
+
+def test_without_a_limit_nothing_is_counted() -> None:
+    allowance = Allowance(None)
+    allowance.take(1e9)
+    assert allowance.wait_s() == 0.0
 
 
 @pytest.mark.parametrize("attempt", [1, 2, 3, 10])

@@ -19,8 +19,8 @@ from salt_water import DEAR
 from inference.archive import records
 from inference.budget import Budget
 from inference.clerk import StoreUnusable
-from inference.engine import Engine, Outcome, ask_all
-from inference.exchange import Exchange, Request
+from inference.engine import Engine, ask_all
+from inference.exchange import Exchange, Outcome, Request
 from inference.prices import Cost
 from inference.purchase import AHEAD
 from inference.standin.faults import Faults
@@ -34,8 +34,8 @@ ASKER = """
 import sys
 from inference.budget import Budget
 from inference.endpoint import Endpoint
-from inference.engine import Engine, Outcome, ask_all
-from inference.exchange import Request, Sampling
+from inference.engine import Engine, ask_all
+from inference.exchange import Outcome, Request, Sampling
 from inference.pace import PaceSettings
 from inference.prices import Prices
 from inference.store import ExchangeStore

@@ -171,6 +171,13 @@ def test_a_cut_off_answer_says_so() -> None:
     assert finish == "length" and 0 < said["content"].count("[") < 4
 
 
+def test_an_interrupted_answer_says_so_and_is_no_answer() -> None:
+    _, _, text, server = asked(Faults(rate_interrupted=1.0))
+    said, finish = message(text)
+    assert finish == "insufficient_system_resource" and 0 < said["content"].count("[") < 4
+    assert server.counts == {"interrupted": 1}
+
+
 def test_an_empty_answer_stops_as_if_all_were_well() -> None:
     _, _, text, server = asked(Faults(rate_empty=1.0))
     said, finish = message(text)
@@ -204,7 +211,7 @@ def test_garbage_is_not_the_list_that_was_asked_for() -> None:
     assert finish == "stop" and said["content"].count(" > ") < 3
 
 
-@given(st.fixed_dictionaries({f"rate_{kind}": st.floats(0.0, 0.09) for kind in KINDS}), st.integers(0, 99), st.text())
+@given(st.fixed_dictionaries({f"rate_{kind}": st.floats(0.0, 0.08) for kind in KINDS}), st.integers(0, 99), st.text())
 def test_the_same_seed_prompt_and_attempt_draw_the_same(rates: dict[str, float], seed: int, prompt: str) -> None:
     drawn = [Faults(**rates, latency_s=1.0, latency_sigma=1.0, seed=seed).draw(prompt, n) for n in range(5)]
     again = [Faults(**rates, latency_s=1.0, latency_sigma=1.0, seed=seed).draw(prompt, n) for n in range(5)]
@@ -217,7 +224,7 @@ def test_every_kind_is_drawn_in_its_share() -> None:
     faults = Faults(**{f"rate_{kind}": 0.08 for kind in KINDS}, seed=3)
     drawn = [faults.pick(f"prompt {i}", 1) for i in range(6000)]
     found = {kind: drawn.count(kind) / 6000 for kind in set(drawn)}
-    assert found == pytest.approx({**dict.fromkeys(KINDS, 0.08), "none": 0.12}, abs=0.015)
+    assert found == pytest.approx({**dict.fromkeys(KINDS, 0.08), "none": 0.04}, abs=0.015)
 
 
 def test_a_retry_of_the_same_prompt_draws_anew_and_repeats_with_the_seed() -> None:

@@ -55,7 +55,9 @@ def campaign_values(lake: Lake, domains: Sequence[str], alpha: float) -> dict[st
 
 
 def _by(calls: pl.DataFrame, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Calls, tokens, money, malformed answers and latency percentiles of each group."""
+    """Calls, tokens, money, malformed answers and latency percentiles of each group, which are null if nobody knows."""
+    # An answer that came in a batch stands there with none.
+    latencies = pl.col("latency_s").filter(pl.col("latency_s") > 0)
     return (
         calls.group_by(keys)
         .agg(
@@ -65,7 +67,7 @@ def _by(calls: pl.DataFrame, keys: Sequence[str]) -> list[dict[str, Any]]:
             completion_tokens=pl.col("completion_tokens").mean(),
             cached=pl.col("cached_tokens").sum() / pl.col("prompt_tokens").sum().clip(1),
             usd=pl.col("usd").sum(),
-            **{name: pl.col("latency_s").quantile(share, "linear") for name, share in PERCENTILES.items()},
+            **{name: latencies.quantile(share, "linear") for name, share in PERCENTILES.items()},
         )
         .sort(keys)
         .to_dicts()
