@@ -8,8 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pytest
 sys.path.extend(str(Path(__file__).resolve().parents[1] / name) for name in ("rankmill", "warehouse"))
 
 import held_campaigns
-from dagster._core.errors import DagsterUserCodeUnreachableError
+from code_servers import code_server, until
 from dagster._core.events import EngineEventData
 from dagster._core.launcher import WorkerStatus
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -27,7 +26,6 @@ from dagster._core.workspace.load_target import GrpcServerTarget
 from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
 from dagster._daemon.daemon import MonitoringDaemon
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
-from dagster._grpc.client import DagsterGrpcClient
 from shared_services import free_port
 from test_instances import team_history
 
@@ -49,36 +47,6 @@ def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     yield hold
     hold.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def code_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The code server of a team, as deploy/ starts it."""
-    command = [sys.executable, "-m", "dagster", "api", "grpc", "-f", held_campaigns.__file__, "-h", "127.0.0.1"]
-    with (folder / "code.log").open("ab") as log:
-        server = subprocess.Popen([*command, "-p", str(port)], cwd=folder, stdout=log, stderr=log)
-    try:
-        until(lambda: answers(port), "the server answers")
-        yield server
-    finally:
-        server.kill()
-        server.wait(10)
-
-
-def answers(port: int) -> bool:
-    """Whether a code server answers this process, which waits a while between calls that fail."""
-    try:
-        return DagsterGrpcClient(port=port, host="127.0.0.1").heartbeat("here") == "here"
-    except DagsterUserCodeUnreachableError:
-        return False
-
-
-def until(holds: Callable[[], Any], what: str, turn: Callable[[], Any] = lambda: None) -> None:
-    """Wait until something holds, with a turn before each look."""
-    end = time.monotonic() + 60
-    while turn() or not holds():
-        assert time.monotonic() < end, f"{what}: not within a minute"
-        time.sleep(0.2)
 
 
 class Daemon:
