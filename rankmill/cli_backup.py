@@ -7,6 +7,11 @@ import typer
 
 from rankmill.options import Home, environment, plain_errors
 
+ELSEWHERE = (
+    "the run history is in PostgreSQL, and in no backup of a home. Keep it with `pg_dump --host=$DAGSTER_PG_HOST "
+    "--port=$DAGSTER_PG_PORT --username=$DAGSTER_PG_USERNAME --file=run-history.sql $DAGSTER_PG_DB`"
+)
+
 
 def backup(
     out: Annotated[Path, typer.Argument(help="The file to write (.tar.gz); it must not be there yet.")],
@@ -15,7 +20,8 @@ def backup(
     """Keep a home in one file: lake, answers, models, releases, reports, run history and sources.
 
     Can be made while a run is under way: the lake is kept as it was at one commit. The file holds every text and every
-    answer, and no key. A killed backup leaves no file of this name.
+    answer, and no key. A team's run history is in PostgreSQL, and is kept there. A killed backup leaves no file of this
+    name.
     """
     with plain_errors():
         environment(None, home)
@@ -23,6 +29,8 @@ def backup(
         from warehouse.backup import back_up
 
         settings = Settings.load()
+        if settings.instance != "machine":
+            typer.echo(f"note: {ELSEWHERE}", err=True)
         made = back_up(settings.home, settings.lake_place, out)
         for note in made.notes:
             typer.echo(f"note: {note}", err=True)

@@ -2,14 +2,20 @@
 
 Dagster's code server marks a run whose process dies while it watches. After a `kill -9` of the server itself, a power
 cut, or one of `rankmill run`, nobody watches: then this does, whenever `rankmill run` or `rankmill ui` begins, and
-every minute while the daemon runs (assets/watchman.py). Only processes of this machine are judged.
+every minute while the daemon runs (assets/watchman.py). Only processes of this machine are judged; after those of a
+code server elsewhere a team's launcher asks (run_launcher.py).
 """
 
+import json
 import socket
 from collections.abc import Collection, Iterator
 from typing import Any
 
 PROCESS = "rankmill/process"  # the tag that says which process of which host executes a run
+LAUNCHED_ON = (
+    "rankmill/launched_on"  # the tag that says which host had a code server start a run; a team's runs have it
+)
+GRPC_INFO = ".dagster/grpc_info"  # Dagster's own tag: the address of the code server that started a run
 POOLS = {"teacher": 1, "accelerator": 1, "lake": 4}
 
 
@@ -72,17 +78,33 @@ def hand_out_places(instance: Any) -> int:
     return handed_out
 
 
+def executed_here(instance: Any, run: Any) -> bool:
+    """Whether a process of this machine is executing a run."""
+    from training.jobs import alive
+
+    pid = _process(instance, run)
+    return pid is not None and alive(pid)
+
+
 def _process(instance: Any, run: Any) -> int | None:
     """The process that executes a run; None where it is another machine's, or has not begun."""
     import dagster as dg
 
+    server = json.loads(run.tags.get(GRPC_INFO, "{}"))
     host, _, pid = run.tags.get(PROCESS, "").partition("/")
-    if pid:
+    if pid and not server:  # one that is executed again in the UI has the tag of the first
         return int(pid) if host == socket.gethostname() else None
-    if "postgres" in type(instance.run_storage).__module__:  # it may run on another machine
+    if "postgres" in type(instance.run_storage).__module__ and not _is_here(server, run.tags.get(LAUNCHED_ON)):
         return None
     for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
         found = entry.dagster_event.engine_event_data.metadata.get("pid")
         if found is not None and entry.dagster_event.message.startswith("Started process for run"):
             return int(found.value)
     return None
+
+
+def _is_here(server: dict[str, Any], launched_on: str | None) -> bool:
+    """Whether a code server is this machine's: its address leads nowhere else, and was used here."""
+    here = socket.gethostname()
+    local = "socket" in server or server.get("host") in ("localhost", "127.0.0.1", "::1", here)
+    return local and launched_on == here

@@ -351,11 +351,15 @@ def sync(folder: Path) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process of this host still runs."""
+    """Whether a process of this host still runs; one that has ended and that nobody has taken note of does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(") ")[2]
+    except OSError:  # not Linux, or it ended just now
+        return True
+    return not state.startswith("Z")  # a container whose first process takes no note keeps such for ever

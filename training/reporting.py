@@ -3,7 +3,7 @@
     with open_reporter() as reporter:
         reporter.step("sft", 3, 25, {"loss": 2.1})
 
-Through Pipes every step is a line of the run's log, else one on stderr, so that stdout stays free for a program to read.
+Through Pipes every step is a line of the run's log, else one on stderr: stdout stays free for a program to read.
 Of several processes the first one tells. Deliberately absent: progress bars (a terminal's business) and metric stores
 (result.json keeps the curve).
 """

@@ -9,7 +9,8 @@ names is missing. SQLite files are copied by SQLite itself, in one transaction e
 manifest with the sha256 of every other one; without it, or with one wrong, nothing is restored.
 
 Deliberately absent: what is made again for nothing (the untouched base model, logs, work files of runs under way),
-increments, encryption, and lakes that many machines share, whose servers have backups of their own.
+increments, encryption, and what servers have backups of their own for: lakes that many machines share, and a run
+history in PostgreSQL.
 """
 
 import gzip
@@ -104,12 +105,7 @@ class _Hashed:
 def back_up(home: Path, place: Place, out: Path) -> Backup:
     """Write the backup of a home; `out` appears whole, at the end. Raises BackupRefused."""
     if place != Lake.place_in(home / "lake"):
-        raise BackupRefused(
-            f"this lake is shared ({place.catalog.partition(':')[0]} catalog, files at {place.data_path}). Back it up "
-            "where it is: first `pg_dump` of the catalog's database, then the files (versioning or replication of the "
-            "bucket, or a copy of the folder), since a catalog names only files that are there. Without "
-            "RANKMILL_LAKE_CATALOG and RANKMILL_LAKE_DATA the home's own lake is backed up."
-        )
+        raise BackupRefused(_shared(home, place))
     if not (home / CATALOG).is_file():
         raise BackupRefused(f"there is no lake in {home}. Make one with `rankmill run`, or name another --home.")
     if out.exists():
@@ -181,6 +177,22 @@ def restore(backup: Path, home: Path) -> Restored:
             )
         root.replace(home)  # an empty folder gives way
     return Restored(len(files), sum(int(file["bytes"]) for file in files.values()), manifest["made_at"], verified)
+
+
+def _shared(home: Path, place: Place) -> str:
+    """What keeps a factory whose lake many machines share, in the order in which it is kept."""
+    told = (
+        f"this lake is shared ({place.catalog.partition(':')[0]} catalog, files at {place.data_path}). Back it up "
+        "where it is: first `pg_dump` of the catalog's database, then the files (versioning or replication of the "
+        "bucket, or a copy of the folder), since a catalog names only files that are there. Of this home keep "
+        f"{home / 'exchanges.sqlite'} (`sqlite3 exchanges.sqlite '.backup COPY'` while it is written to), "
+        f"{home / 'models'} and {home / 'sources.yaml'}."
+    )
+    if (home / CATALOG).is_file():
+        told += (
+            f" The lake in {home} that was used before is kept without RANKMILL_LAKE_CATALOG and RANKMILL_LAKE_DATA."
+        )
+    return told
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:

