@@ -26,6 +26,9 @@ class MostlyErrors(Exception):
     """Most of what comes is unusable; what was answered is stored."""
 
 
+TOO_LATE = "too late"  # a request whose turn did not come before its deadline
+
+
 class BreakerSettings(BaseModel):
     """When a run is given up."""
 
@@ -76,10 +79,14 @@ class Breaker:
                 f"{self._base_url} is up, and refused {kinds.total()} requests in a row{counted}, the first one "
                 f"{_told(refusals[0])} {RequestRefused.remedy}"
             )
-        slower = (
-            "Ask for less at a time (max_in_flight, requests_per_minute, tokens_per_minute), or later; then run again."
-        )
-        remedy = slower if 2 * kinds["429"] > kinds.total() else "Check that the endpoint is up, then run again."
+        remedies = {
+            "429": "Ask for less at a time (max_in_flight, requests_per_minute, tokens_per_minute), or later; then run "
+            "again.",
+            TOO_LATE: "Nothing was sent: the pace gives them no turn in time. Raise deadline_s, or the rate limits; then "
+            "run again.",
+        }
+        most = next((remedy for kind, remedy in remedies.items() if 2 * kinds[kind] > kinds.total()), None)
+        remedy = most or "Check that the endpoint is up, then run again."
         raise EndpointDown(
             f"{self._base_url} left {kinds.total()} requests in a row{counted} without an answer, the last one "
             f"{_told(self._in_a_row[-1])} {remedy}"

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from inference.breaker import Breaker
+from inference.breaker import TOO_LATE, Breaker
 from inference.endpoint import Answer, EndpointRefused, Line, Trouble, refused_as
 from inference.exchange import Exchange, Failure, Request, own_fault, repair_request, task_fault
 from inference.held import Held
@@ -353,4 +353,4 @@ BUSY = Trouble("asked elsewhere", "", retry=True)
 FULL = Trouble("no room in the budget", "", retry=True)
 PAUSED = Trouble("asked to wait", "", retry=True)
 # Nor is this one: the request's time was up before its turn came, so nothing was sent and nothing can be charged.
-LATE = Trouble("too late", "its turn did not come in time", retry=False)
+LATE = Trouble(TOO_LATE, "its turn did not come in time", retry=False)

@@ -234,3 +234,4 @@ def test_refusals_are_told_by_the_first_of_them_and_an_outage_by_the_last() -> N
     assert "RequestRefused: http://x/v1 is up, and refused 5 requests in a row" in refused
     assert "the first one (r1) with 422: HTTP 422: body 1. All" in refused and "endpoint is up" not in refused
     assert "the last one (r2) with 503: HTTP 503: body 2. All" in stopped_by("400", "503", "503")
+    assert "Raise deadline_s" in stopped_by("too late", "too late", "503") and "endpoint is up" in stopped_by("503")
