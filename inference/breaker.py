@@ -82,8 +82,7 @@ class Breaker:
         remedies = {
             "429": "Ask for less at a time (max_in_flight, requests_per_minute, tokens_per_minute), or later; then run "
             "again.",
-            TOO_LATE: "Nothing was sent: the pace gives them no turn in time. Raise deadline_s or the rate limits, then "
-            "run again.",
+            TOO_LATE: "Nothing was sent: no turn came in time. Raise deadline_s, or the rate limits; then run again.",
         }
         most = next((remedy for kind, remedy in remedies.items() if 2 * kinds[kind] > kinds.total()), None)
         remedy = most or "Check that the endpoint is up, then run again."
