@@ -143,7 +143,7 @@ def left_behind(curve: Curve, path: Path) -> Iterator[None]:
     """Leave the curve so far at `path` where the steps end in an error: it shows what went wrong."""
     try:
         yield
-    except BaseException:
+    except Exception:
         if first() and curve.history:
             path.write_text(json.dumps(curve.history), encoding="utf-8")
         raise
