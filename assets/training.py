@@ -1,6 +1,8 @@
 """What is learned: one SFT and one RL checkpoint a recipe, each made by a process of its own through Dagster Pipes."""
 
+import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from warehouse.lake import Replace
 from warehouse.ledger import WHOLE, Product, latest
 from warehouse.models import left_out_rows, model_row, model_rows, newest_model
 from warehouse.pages import pictures
+from warehouse.pages.markdown import picture
 from warehouse.production import Made, Shop, Step, own
 
 # What a stage tells, those of the rewards' terms that its recipe has among them.
@@ -132,7 +135,8 @@ def _no_stage(why: str) -> Made:
 
 
 def _train(context: dg.AssetExecutionContext, pipes: Place, job: SftJob | RlJob, home: Path) -> Made:
-    run_jobs(context, pipes, job)
+    with curve_of_failure(job):
+        run_jobs(context, pipes, job)
     result = finished(job)
     assert result is not None  # run_jobs has seen to it
     row = model_row(result.model_dump(mode="json"), recipe=job.recipe.name, path=str(job.folder.relative_to(home)))
@@ -152,6 +156,20 @@ def _train(context: dg.AssetExecutionContext, pipes: Place, job: SftJob | RlJob,
     )
     plot = pictures.curves([dict(entry) for entry in result.history], DRAWN)
     return Made(product, None, {"curves": plot}, {"checkpoint": str(job.folder)})
+
+
+@contextmanager
+def curve_of_failure(job: SftJob | RlJob) -> Iterator[None]:
+    """Give the failure of a stage the curve that the stage left behind, where it has come so far."""
+    job.curve.unlink(missing_ok=True)  # of an earlier process
+    try:
+        yield
+    except dg.Failure as failure:
+        if not job.curve.is_file():
+            raise
+        plot = pictures.curves(json.loads(job.curve.read_bytes()), DRAWN)
+        drawn = {"curves": dg.MetadataValue.md(picture("curves", plot))}
+        raise dg.Failure(failure.description, {**failure.metadata, **drawn}, failure.allow_retries) from None
 
 
 def _figures(result: TrainResult) -> dict[str, Any]:

@@ -7,16 +7,19 @@
 
 Beside what is logged an entry has `seconds`, `tokens_per_second` (padding is no token), `padding` (its share of all
 places in the batches) and `memory_gb` (the most that this process has held so far). Deliberately absent: plots and
-metric stores; the asset draws the curve from result.json.
+metric stores; the asset draws the curve from result.json, or from what a stage that failed left behind.
 """
 
+import json
 import logging
 import math
 import resource
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from training.ranks import everyone, first
@@ -133,6 +136,17 @@ class Curve(Member):
                 curve.record(state.global_step, state.max_steps, logs or {})
 
         return Recorder()
+
+
+@contextmanager
+def left_behind(curve: Curve, path: Path) -> Iterator[None]:
+    """Leave the curve so far at `path` where the steps end in an error: it shows what went wrong."""
+    try:
+        yield
+    except Exception:
+        if first() and curve.history:
+            path.write_text(json.dumps(curve.history), encoding="utf-8")
+        raise
 
 
 def peak_memory() -> float:

@@ -122,6 +122,11 @@ class TrainJob(Job, Running):
         """Where a killed process leaves what the next one goes on from."""
         return self.output / f".{self.folder.name}.resume"
 
+    @property
+    def curve(self) -> Path:
+        """Where a stage that fails leaves its learning curve so far; gone when it is finished."""
+        return self.resume / "curve.json"
+
 
 class SftJob(TrainJob):
     """Cold-start supervised fine-tuning on the `sft` rows of a release."""

@@ -3,9 +3,9 @@
     with open_reporter() as reporter:
         reporter.step("sft", 3, 25, {"loss": 2.1})
 
-Through Pipes every step is a line of the run's log, else one on stderr: stdout stays free for a program to read.
-Of several processes the first one tells. Deliberately absent: progress bars (a terminal's business) and metric stores
-(result.json keeps the curve).
+Through Pipes every step is a line of the run's log; otherwise it is a line on stderr, so stdout stays free for a
+program to read. Of several processes the first one tells. Deliberately absent: progress bars (a terminal's business)
+and metric stores (result.json keeps the curve).
 """
 
 import sys
