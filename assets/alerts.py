@@ -9,6 +9,7 @@ person sits in front of them. Deliberately absent: any alert that things are wel
 import logging
 
 import dagster as dg
+from dagster._utils.error import SerializableErrorInfo
 
 from assets.resources import Factory
 from assets.tags import PARTITION
@@ -69,7 +70,11 @@ def _reason(event: dg.DagsterEvent) -> str:
     data = event.step_failure_data
     if data.user_failure_data is not None and data.user_failure_data.description:
         return data.user_failure_data.description
-    error = data.error
+    return cause(data.error)
+
+
+def cause(error: SerializableErrorInfo | None) -> str:
+    """What an error says that was behind all others."""
     while error is not None and error.cause is not None:
         error = error.cause
     return "failed" if error is None else error.message.strip()

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets import alerts, following, watchman
+from assets import alerts, following, overdue, watchman
 from assets.arrivals import arrivals
 from assets.jobs import label_domain, rank_models, release_training_set, train_and_evaluate
 from assets.resources import Factory
@@ -80,6 +80,7 @@ schedules = [nightly]
 sensors = [
     arrivals,
     *alerts.sensors,
+    *overdue.sensors,
     *watchman.sensors,
     following.sensor,
     _follows(label_domain, release_training_set),

@@ -150,6 +150,8 @@ def test_the_charts_instance_is_the_teams() -> None:
     more, daemon = HELM["additionalInstanceConfig"], HELM["dagsterDaemon"]
     assert more["concurrency"] == TEAM["concurrency"]
     assert more["freshness"] == TEAM["freshness"] and more["run_retries"] == TEAM["run_retries"]
+    retries = HELM["scheduler"]["config"]["daemonScheduler"]["maxTickRetries"]
+    assert retries == TEAM["scheduler"]["config"]["max_tick_retries"]
     freed = daemon["runMonitoring"]["freeSlotsAfterRunEndSeconds"]
     assert freed == TEAM["run_monitoring"]["free_slots_after_run_end_seconds"]
     assert HELM["retention"]["sensor"]["purgeAfterDays"] == TEAM["retention"]["sensor"]["purge_after_days"]
