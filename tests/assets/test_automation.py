@@ -18,6 +18,7 @@ from assets.automation import nightly, sensors
 from assets.resources import Factory
 from assets.tags import ARRIVED, NIGHT, PARTITION, RUNS
 from inference.store import ExchangeStore
+from warehouse.intake.steps import refusal
 
 TONIGHT = datetime(2030, 1, 2, 3, 0, tzinfo=UTC)
 FOLLOWERS = [sensor for sensor in sensors if sensor.name.endswith("_follows")]
@@ -107,6 +108,33 @@ def test_a_domain_whose_folder_turns_bad_stays_as_it_is_and_the_others_go_on(tmp
         (folders[1] / "qrels.tsv").unlink()
         (skipped,) = tick(home, kept, at=TONIGHT + timedelta(days=2))
         assert "every source has turned bad: land, sea" in skipped.skip_message
+
+
+@pytest.mark.parametrize("file", ["queries.jsonl", "training_data_all.jsonl"])
+def test_a_file_that_the_disk_refuses_to_read_makes_one_bad_source_and_ends_no_night(tmp_path: Path, file: str) -> None:
+    home = tmp_path / "home"
+    registry = Factory(profile="offline", home=str(home)).registry
+    folders = [write_folder(tmp_path / name, 4) for name in ("land", "sea")]
+    registry.keep(registry.choose([str(folder) for folder in folders], None))
+    (folders[0] / file).unlink(missing_ok=True)
+    (folders[0] / file).symlink_to("/proc/self/mem")  # a file for all that can be seen, and not even root can read it
+    with dg.instance_for_test() as kept:
+        assert [(r.partition_key, r.tags[RUNS]) for r in tick(home, kept)] == [("sea", "1")]
+    said = refusal(Factory(profile="offline", home=str(home)).lake, registry.domain("land"), 0)
+    assert said is not None and "cannot be read (Input/output error)" in said and "ls -l" in said
+
+
+@pytest.mark.parametrize("instead", ["a folder", "a dangling link"])
+def test_what_is_no_file_makes_a_bad_source_too(tmp_path: Path, instead: str) -> None:
+    home = tmp_path / "home"
+    registry = Factory(profile="offline", home=str(home)).registry
+    folders = [write_folder(tmp_path / name, 4) for name in ("land", "sea")]
+    registry.keep(registry.choose([str(folder) for folder in folders], None))
+    file = folders[0] / "passages.jsonl"
+    file.unlink()
+    file.mkdir() if instead == "a folder" else file.symlink_to(tmp_path / "nowhere")
+    with dg.instance_for_test() as kept:
+        assert [r.partition_key for r in tick(home, kept)] == ["sea"]
 
 
 def test_the_release_follows_only_when_every_domain_of_the_night_has_succeeded(instance: dg.DagsterInstance) -> None:
