@@ -17,6 +17,7 @@ from pathlib import Path
 import dagster as dg
 import time_machine
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.remote_representation.external import RemoteRepository
 from dagster._core.scheduler.instigation import InstigatorTick
 from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
@@ -52,10 +53,14 @@ class Daemon:
     instance: dg.DagsterInstance
     workspace: WorkspaceProcessContext
 
+    def repository(self) -> RemoteRepository:
+        """The definitions, as the daemons see them."""
+        (location,) = self.workspace.create_request_context().code_locations
+        return location.get_repository("__repository__")
+
     def switch_on(self, schedule: str) -> None:
         """Start a schedule."""
-        (location,) = self.workspace.create_request_context().code_locations
-        self.instance.start_schedule(location.get_repository("__repository__").get_schedule(schedule))
+        self.instance.start_schedule(self.repository().get_schedule(schedule))
 
     def at(self, moment: datetime) -> None:
         """Let every daemon do once what is due at a moment."""
@@ -73,6 +78,23 @@ class Daemon:
         """So many turns, a step apart."""
         for turn in range(turns):
             self.at(began + turn * step)
+
+    def ended_well(self, job: str, tags: dict[str, str]) -> None:
+        """A run of a job has just succeeded."""
+
+        @dg.op
+        def nothing() -> None:
+            """An op, so that there is a job."""
+
+        @dg.job(name=job)
+        def made() -> None:
+            nothing()
+
+        origin = self.repository().get_full_job(job).get_remote_origin()
+        started = dg.DagsterRunStatus.STARTED
+        run = self.instance.create_run_for_job(made, status=started, tags=tags, remote_job_origin=origin)
+        event = dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, job)
+        self.instance.report_dagster_event(event, run.run_id)
 
     def ticks(self, name: str) -> list[InstigatorTick]:
         """The ticks of a schedule or sensor, the newest first."""

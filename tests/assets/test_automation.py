@@ -9,11 +9,14 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import time_machine
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "flows"))
 
+from daemon_turns import daemon
 from mills import spend, write_folder
 
+from assets.alerts import cause
 from assets.automation import nightly, sensors
 from assets.resources import Factory
 from assets.tags import ARRIVED, NIGHT, PARTITION, RUNS
@@ -188,3 +191,24 @@ def test_an_arrival_of_the_day_is_labelled_and_starts_no_release(instance: dg.Da
 def test_a_person_s_run_sets_nothing_off(instance: dg.DagsterInstance) -> None:
     for sensor, job in zip(FOLLOWERS, ("label_domain", "release_training_set", "train_and_evaluate"), strict=True):
         assert follow(instance, sensor, run(instance, job, SUCCESS, None)) == []
+
+
+def test_a_chain_that_meets_a_half_edited_profile_goes_on_in_the_next_tick_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    profile = tmp_path / "edited.yaml"
+    profile.write_text("extends: offline\ndescription: edited\nnightly: [fir", "utf-8")
+    with daemon(tmp_path, str(profile), "train_and_evaluate_follows") as mill:
+        mill.at(TONIGHT)  # sensors begin where the history ends
+        with time_machine.travel(TONIGHT + timedelta(minutes=1), tick=False):
+            mill.ended_well("release_training_set", {NIGHT: "2030-01-02", RUNS: "1"})
+            mill.ended_well("release_training_set", {})  # a person's, which would be looked at next
+        mill.every(timedelta(minutes=1), TONIGHT + timedelta(minutes=2), 2)
+        failed = mill.ticks("train_and_evaluate_follows")[:2]
+        assert [tick.status.value for tick in failed] == ["FAILURE"] * 2
+        assert "edited.yaml" in cause(failed[0].error)
+        profile.write_text("extends: offline\ndescription: edited\nnightly: [first, rank-r1]\n", "utf-8")
+        mill.every(timedelta(minutes=1), TONIGHT + timedelta(minutes=4), 3)
+        asked = mill.instance.get_runs(dg.RunsFilter(job_name="train_and_evaluate"))
+    assert sorted(run.tags[PARTITION] for run in asked) == ["first", "rank-r1"]

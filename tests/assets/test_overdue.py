@@ -134,8 +134,7 @@ def test_assets_are_told_when_they_are_overdue_and_not_when_they_warn_and_again_
 
 def test_a_schedule_that_is_switched_off_misses_no_night(mill: Daemon, server: Webhook, profile: Path) -> None:
     profile.write_text("no profile", "utf-8")
-    (location,) = mill.workspace.create_request_context().code_locations
-    schedule = location.get_repository("__repository__").get_schedule("nightly")
+    schedule = mill.repository().get_schedule("nightly")
     with time_machine.travel(EVENING, tick=False):
         mill.instance.stop_schedule(schedule.get_remote_origin_id(), schedule.selector_id, schedule)
     mill.every(10 * MINUTE, NIGHT, RETRIES + 3)
