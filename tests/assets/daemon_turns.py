@@ -22,6 +22,7 @@ from dagster._core.scheduler.instigation import InstigatorTick
 from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._daemon.asset_daemon import AssetDaemon
 from dagster._daemon.freshness import FreshnessDaemon
 from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._scheduler.scheduler import launch_scheduled_runs
@@ -73,6 +74,8 @@ class Daemon:
             list(ticks)
             list(FreshnessDaemon().run_iteration(self.workspace))
             list(execute_sensor_iteration(self.workspace, LOGGER, None, None))
+            automation = AssetDaemon(self.instance.get_auto_materialize_settings(), pre_sensor_interval_seconds=30)
+            automation._run_iteration_impl(self.workspace, None, {}, {})
 
     def every(self, step: timedelta, began: datetime, turns: int) -> None:
         """So many turns, a step apart."""
