@@ -1,6 +1,7 @@
 """Sensors that tell a person: of a run that failed, and of a check that did.
 
-They look all the time and are idle until the environment names somewhere to tell it (rankmill/notify.py). A check's
+They look all the time and are idle until the environment names somewhere to tell it (rankmill/notify.py). What cannot
+be delivered waits (rankmill/outbox.py), since Dagster shows a run to a sensor once, however its tick ends. A check's
 alert is one of severity ERROR; a warning is for whoever looks at the asset. Runs of `rankmill run` are not told of: a
 person sits in front of them. Deliberately absent: any alert that things are well.
 """
@@ -8,6 +9,7 @@ person sits in front of them. Deliberately absent: any alert that things are wel
 import logging
 
 import dagster as dg
+from dagster._utils.error import SerializableErrorInfo
 
 from assets.resources import Factory
 from assets.tags import PARTITION
@@ -39,6 +41,13 @@ def alert_failed_checks(context: dg.RunStatusSensorContext, factory: dg.Resource
     return _told(factory, Alert(title, "\n".join(failed), _page(factory, context.dagster_run)))
 
 
+@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=30)
+def deliver_alerts(factory: Factory) -> dg.SkipReason:
+    """Tells what could not be told before, in order; the tick fails where it still cannot."""
+    told = factory.outbox.deliver(factory.settings)
+    return dg.SkipReason(f"told later: {'; '.join(told)}" if told else "no alert waits")
+
+
 def _failed_checks(context: dg.RunStatusSensorContext) -> list[str]:
     run_id, kind = context.dagster_run.run_id, dg.DagsterEventType.ASSET_CHECK_EVALUATION
     found = [entry.get_dagster_event().asset_check_evaluation_data for entry in context.instance.all_logs(run_id, kind)]
@@ -61,24 +70,31 @@ def _reason(event: dg.DagsterEvent) -> str:
     data = event.step_failure_data
     if data.user_failure_data is not None and data.user_failure_data.description:
         return data.user_failure_data.description
-    error = data.error
+    return cause(data.error)
+
+
+def cause(error: SerializableErrorInfo | None) -> str:
+    """What an error says that was behind all others."""
     while error is not None and error.cause is not None:
         error = error.cause
     return "failed" if error is None else error.message.strip()
 
 
 def about(factory: Factory, log: logging.Logger, alert: Alert) -> None:
-    """Log an alert of a tick that goes on, and tell it; that it could not be told is logged as well."""
+    """Log an alert of a tick that goes on, and tell it; that it waits is logged as well."""
     log.error(f"{alert.title}: {alert.text}")
     try:
         factory.tell(alert)
     except AlertFailed as error:
-        log.error(f"it could not be told: {error}")
+        log.error(f"it could not be told; {error}")
 
 
 def _told(factory: Factory, alert: Alert) -> dg.SkipReason:
-    ways = factory.tell(alert)
+    try:
+        ways = factory.tell(alert)
+    except AlertFailed as error:
+        return dg.SkipReason(f"{alert.title}; {error}")
     return dg.SkipReason(f"told by {' and '.join(ways)}: {alert.title}" if ways else NOWHERE)
 
 
-sensors = [alert_failed_runs, alert_failed_checks]
+sensors = [alert_failed_runs, alert_failed_checks, deliver_alerts]

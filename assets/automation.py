@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets import alerts, following, watchman
+from assets import alerts, following, overdue, watchman
 from assets.arrivals import arrivals
 from assets.jobs import label_domain, rank_models, release_training_set, train_and_evaluate
 from assets.resources import Factory
@@ -40,6 +40,14 @@ def nightly(context: dg.ScheduleEvaluationContext, factory: Factory) -> Iterator
         yield dg.RunRequest(run_key=f"{night.name}/{domain}", partition_key=domain, tags=tags)
 
 
+class NotYet(dg.DagsterError):
+    """What ended a tick that has to be tried again.
+
+    Dagster moves a run-status sensor on to the next run whatever its function raises, but for errors of its own kind:
+    they end the tick, and the next one is shown the same run.
+    """
+
+
 def _follows(first: Any, then: Any) -> dg.SensorDefinition:
     """`then`, once every run of `first` in the same night has succeeded; runs of people start nothing.
 
@@ -57,29 +65,40 @@ def _follows(first: Any, then: Any) -> dg.SensorDefinition:
     def follow(
         context: dg.RunStatusSensorContext, factory: dg.ResourceParam[Factory]
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        night = context.dagster_run.tags.get(NIGHT)
-        if night is None:
-            yield dg.SkipReason("not a run of the schedule")
-            return
-        tonight = context.instance.get_runs(dg.RunsFilter(job_name=first.name, tags={NIGHT: night}))
-        newest = {run.tags.get(PARTITION): run.status for run in reversed(tonight)}  # given with the newest first
-        done = sum(status == dg.DagsterRunStatus.SUCCESS for status in newest.values())
-        wanted = max(len(newest), int(context.dagster_run.tags.get(RUNS, 1)))  # some may not have been submitted yet
-        if done < wanted:
-            yield dg.SkipReason(f"{first.name} of {night}: {done} of {wanted} have succeeded")
-            return
-        keys = factory.settings.profile_that_buys_nothing.nightly if then is train_and_evaluate else (None,)
-        tags = {NIGHT: night, RUNS: str(len(keys))}
-        for key in keys:
-            yield dg.RunRequest(run_key=f"{night}/{then.name}/{key or ''}", partition_key=key, tags=tags)
+        try:
+            yield from _next(context.instance, context.dagster_run, then.name, factory)
+        except Exception as error:
+            raise NotYet(f"{then.name} waits for the next tick: {error}") from error
 
     return follow
+
+
+def _next(
+    instance: dg.DagsterInstance, ended: dg.DagsterRun, then: str, factory: Factory
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """The runs of the job `then` that a run which has succeeded lets begin."""
+    night = ended.tags.get(NIGHT)
+    if night is None:
+        yield dg.SkipReason("not a run of the schedule")
+        return
+    tonight = instance.get_runs(dg.RunsFilter(job_name=ended.job_name, tags={NIGHT: night}))
+    newest = {run.tags.get(PARTITION): run.status for run in reversed(tonight)}  # given with the newest first
+    done = sum(status == dg.DagsterRunStatus.SUCCESS for status in newest.values())
+    wanted = max(len(newest), int(ended.tags.get(RUNS, 1)))  # some may not have been submitted yet
+    if done < wanted:
+        yield dg.SkipReason(f"{ended.job_name} of {night}: {done} of {wanted} have succeeded")
+        return
+    keys = factory.settings.profile_that_buys_nothing.nightly if then == train_and_evaluate.name else (None,)
+    tags = {NIGHT: night, RUNS: str(len(keys))}
+    for key in keys:
+        yield dg.RunRequest(run_key=f"{night}/{then}/{key or ''}", partition_key=key, tags=tags)
 
 
 schedules = [nightly]
 sensors = [
     arrivals,
     *alerts.sensors,
+    *overdue.sensors,
     *watchman.sensors,
     following.sensor,
     _follows(label_domain, release_training_set),

@@ -2,7 +2,8 @@
 
 Columns are read from the lake's schema (warehouse/schema), so the UI shows what a query would find. What they hold is
 said in meanings.py; where they come from is said here, once. Deliberately absent: the sources of columns that are
-computed, or answered by a model.
+computed, or answered by a model; and of those that hold a word of their own beside what they copy: the first stage, the
+base model and the teacher among the models of `benchmark_runs`, and `all` among the domains of `leaderboard`.
 """
 
 from collections.abc import Mapping
@@ -59,10 +60,9 @@ SOURCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "benchmark_runs": {
         **_OF_A_QUERY,
         "docid": ("candidates.docid",),
-        "model": ("sft_model.model", "rl_model.model"),
         "recipe": ("sft_model.recipe", "rl_model.recipe"),
     },
-    "leaderboard": {name: (f"benchmark_runs.{name}",) for name in ("recipe", "domain", "stage", "model")},
+    "leaderboard": {name: (f"benchmark_runs.{name}",) for name in ("recipe", "stage", "model")},
     "champion": {name: (f"benchmark_runs.{name}",) for name in ("model", "recipe", "stage")},
 }
 """By asset and column: the columns (asset.column) whose values it holds."""

@@ -12,7 +12,8 @@ from flows.nights import Allowance, Night, NightBudgets, allowance
 from flows.plan import Asking, ask_again
 from flows.steps import Campaign, campaign_of
 from inference.store import ExchangeStore
-from rankmill.notify import Alert, tell
+from rankmill.notify import Alert
+from rankmill.outbox import Outbox
 from rankmill.settings import Settings
 from warehouse.catalog import Place
 from warehouse.intake.registry import Active, Registry
@@ -78,9 +79,14 @@ class Factory(dg.ConfigurableResource):
         with ExchangeStore(self.settings.store_path) as store:
             return ask_again(campaign, asset, shop, store, night.began, usd)
 
+    @property
+    def outbox(self) -> Outbox:
+        """The alerts of this home that wait."""
+        return Outbox(self.settings.home / "alerts")
+
     def tell(self, alert: Alert) -> list[str]:
-        """Tell a person by whatever ways the environment names; gives the ways. Raises AlertFailed."""
-        return tell(self.settings, alert)
+        """Tell a person by whatever ways the environment names; gives the ways. Raises AlertFailed where it waits."""
+        return self.outbox.tell(self.settings, alert)
 
     def page(self, path: str) -> str | None:
         """The address of a page of the web UI; None where nobody has said where it is."""

@@ -4,8 +4,8 @@
 
 A webhook gets {"text": …}, which Slack, Mattermost, Rocket.Chat, Google Chat and Teams workflows show as it is. An
 address may hold a secret, so it stands in no message, log or error of this module; the standard library's clients are
-used because they log nothing. Deliberately absent: what is worth an alert (assets/alerts.py), and any memory of what
-was told.
+used because they log nothing. Deliberately absent: what is worth an alert (assets/alerts.py), and what becomes of one
+that could not be delivered (outbox.py).
 """
 
 import json
@@ -14,7 +14,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from email.message import EmailMessage
 from urllib.parse import unquote, urlsplit
@@ -28,7 +28,14 @@ OF_USE_LATER = (408, 425, 429, 500, 502, 503, 504)
 
 
 class AlertFailed(RuntimeError):
-    """An alert could not be delivered, or an address cannot be used; the message says which, and not the address."""
+    """An alert could not be delivered, or an address cannot be used; the message says which, and not the address.
+
+    `told` are the ways that did deliver it.
+    """
+
+    def __init__(self, why: str, told: Collection[str] = ()) -> None:
+        super().__init__(why)
+        self.told = tuple(told)
 
 
 @dataclass(frozen=True)
@@ -46,22 +53,33 @@ class Alert:
         return "\n".join(part for part in (self.title, text, self.link) if part)
 
 
-def tell(settings: Settings, alert: Alert) -> list[str]:
-    """Send an alert by every way that the environment names; gives the ways. Raises AlertFailed after trying all."""
+def ways_of(settings: Settings) -> dict[str, Callable[[Settings, Alert], None]]:
+    """The ways that the environment names."""
     ways: dict[str, Callable[[Settings, Alert], None]] = {}
     if settings.alert_webhook is not None:
         ways["webhook"] = _post
     if settings.alert_smtp is not None:
         ways["e-mail"] = _mail
-    failed = []
-    for name, send in ways.items():
+    return ways
+
+
+def tell(settings: Settings, alert: Alert, but: Collection[str] = ()) -> list[str]:
+    """Send an alert by every way that the environment names `but` some; gives the ways.
+
+    Raises AlertFailed after trying all.
+    """
+    told, failed = [], []
+    for name, send in ways_of(settings).items():
+        if name in but:
+            continue
         try:
             send(settings, alert)
+            told.append(name)
         except AlertFailed as error:
             failed.append(f"{name}: {error}")
     if failed:
-        raise AlertFailed("; ".join(failed))
-    return list(ways)
+        raise AlertFailed("; ".join(failed), told)
+    return told
 
 
 def _post(settings: Settings, alert: Alert) -> None:

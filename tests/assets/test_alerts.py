@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,13 +15,12 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "flows"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "rankmill"))
 
 from mills import write_folder
-from webhooks import SECRET, Webhook, webhook
+from webhooks import SECRET, Webhook, free_port, webhook
 
-from assets.alerts import NOWHERE, alert_failed_checks, alert_failed_runs
+from assets.alerts import NOWHERE, about, alert_failed_checks, alert_failed_runs, deliver_alerts
 from assets.automation import nightly
 from assets.resources import Factory
-
-FACTORY = Factory(profile="offline", home="unused")
+from rankmill.notify import Alert, AlertFailed
 
 
 @dg.op
@@ -58,14 +58,14 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def run_failed(instance: dg.DagsterInstance) -> tuple[dg.ExecuteInProcessResult, str]:
+def run_failed(instance: dg.DagsterInstance, home: Path = Path("unused")) -> tuple[dg.ExecuteInProcessResult, str]:
     ended = label_domain.execute_in_process(instance=instance, raise_on_error=False)
     context = dg.build_run_status_sensor_context(
         sensor_name="alert_failed_runs",
         dagster_instance=instance,
         dagster_run=ended.dagster_run,
         dagster_event=ended.get_run_failure_event(),
-        resources={"factory": FACTORY},
+        resources={"factory": Factory(profile="offline", home=str(home))},
     ).for_run_failure()
     told = alert_failed_runs(context)  # type: ignore[call-overload]
     return ended, str(told.skip_message)
@@ -103,7 +103,7 @@ def test_checks_that_failed_in_a_run_that_went_on_are_told_and_neither_passed_on
             dagster_instance=instance,
             dagster_run=ran.dagster_run,
             dagster_event=event,
-            resources={"factory": FACTORY},
+            resources={"factory": Factory(profile="offline", home="unused")},
         )
         return str(alert_failed_checks(context).skip_message), ran.run_id  # type: ignore[call-overload]
 
@@ -130,11 +130,48 @@ def test_a_source_that_turns_bad_is_told_each_night_with_its_line(
     assert text.startswith("the source land has turned bad and stays as it is\n") and "unknown split 'dave'" in text
 
 
-def test_an_alert_that_cannot_be_delivered_fails_its_tick_without_the_address(
-    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+def deliver(home: Path) -> str:
+    with dg.build_sensor_context(resources={"factory": Factory(profile="offline", home=str(home))}) as context:
+        return str(deliver_alerts(context).skip_message)  # type: ignore[call-overload]
+
+
+def test_alerts_that_cannot_be_delivered_wait_and_later_ticks_tell_each_once_in_order(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("RANKMILL_ALERT_WEBHOOK", f"https://{SECRET}.invalid/{SECRET}")
     monkeypatch.setattr("rankmill.notify.WAITS_S", ())
-    with pytest.raises(Exception, match="webhook does not answer") as failed:
-        run_failed(instance)
-    assert SECRET not in str(failed.value)
+    factory = Factory(profile="offline", home=str(tmp_path))
+    with webhook(503, 503, 200, 503, 200) as server:
+        monkeypatch.setenv("RANKMILL_ALERT_WEBHOOK", server.address)
+        said = run_failed(instance, tmp_path)[1]
+        assert said.startswith("label_domain math failed; it waits: webhook: the webhook answered 503")
+        assert SECRET not in said + "".join(file.read_text("utf-8") for file in factory.outbox.waiting())
+        about(factory, logging.getLogger("test"), Alert("second", "the webhook is not even asked"))
+        assert len(server.texts) == 1
+        with pytest.raises(AlertFailed, match="2 wait, the first is 'label_domain math failed'"):
+            deliver(tmp_path)
+        with pytest.raises(AlertFailed, match="1 wait, the first is 'second'"):
+            deliver(tmp_path)
+        about(factory, logging.getLogger("test"), Alert("third", "it stands behind the second"))
+        assert deliver(tmp_path) == "told later: second; third"
+        assert deliver(tmp_path) == "no alert waits"
+        about(factory, logging.getLogger("test"), Alert("fourth", "at once again"))
+    titles = [text.splitlines()[0] for text in server.texts]
+    first = "label_domain math failed"
+    assert titles == [first, first, first, "second", "second", "third", "fourth"]
+
+
+def test_a_way_that_has_told_an_alert_is_not_asked_again_for_the_sake_of_another(
+    server: Webhook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in (("SMTP", f"smtp://127.0.0.1:{free_port()}"), ("MAIL_TO", "a@x.org"), ("MAIL_FROM", "b@x.org")):
+        monkeypatch.setenv(f"RANKMILL_ALERT_{name}", value)
+    with pytest.raises(AlertFailed, match="it waits: e-mail"):
+        Factory(profile="offline", home=str(tmp_path)).tell(Alert("first", "by two ways"))
+    with pytest.raises(AlertFailed, match="1 wait"):
+        deliver(tmp_path)
+    for name in ("SMTP", "WEBHOOK"):
+        monkeypatch.delenv(f"RANKMILL_ALERT_{name}")
+    assert deliver(tmp_path) == "no alert waits" and len(list((tmp_path / "alerts").iterdir())) == 1
+    monkeypatch.setenv("RANKMILL_ALERT_WEBHOOK", server.address)
+    assert deliver(tmp_path) == "told later: first"
+    assert len(server.texts) == 1 and list((tmp_path / "alerts").iterdir()) == []

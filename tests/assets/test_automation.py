@@ -9,15 +9,19 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import time_machine
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "flows"))
 
+from daemon_turns import daemon
 from mills import spend, write_folder
 
+from assets.alerts import cause
 from assets.automation import nightly, sensors
 from assets.resources import Factory
 from assets.tags import ARRIVED, NIGHT, PARTITION, RUNS
 from inference.store import ExchangeStore
+from warehouse.intake.steps import refusal
 
 TONIGHT = datetime(2030, 1, 2, 3, 0, tzinfo=UTC)
 FOLLOWERS = [sensor for sensor in sensors if sensor.name.endswith("_follows")]
@@ -109,6 +113,33 @@ def test_a_domain_whose_folder_turns_bad_stays_as_it_is_and_the_others_go_on(tmp
         assert "every source has turned bad: land, sea" in skipped.skip_message
 
 
+@pytest.mark.parametrize("file", ["queries.jsonl", "training_data_all.jsonl"])
+def test_a_file_that_the_disk_refuses_to_read_makes_one_bad_source_and_ends_no_night(tmp_path: Path, file: str) -> None:
+    home = tmp_path / "home"
+    registry = Factory(profile="offline", home=str(home)).registry
+    folders = [write_folder(tmp_path / name, 4) for name in ("land", "sea")]
+    registry.keep(registry.choose([str(folder) for folder in folders], None))
+    (folders[0] / file).unlink(missing_ok=True)
+    (folders[0] / file).symlink_to("/proc/self/mem")  # a file for all that can be seen, and not even root can read it
+    with dg.instance_for_test() as kept:
+        assert [(r.partition_key, r.tags[RUNS]) for r in tick(home, kept)] == [("sea", "1")]
+    said = refusal(Factory(profile="offline", home=str(home)).lake, registry.domain("land"), 0)
+    assert said is not None and "cannot be read (Input/output error)" in said and "ls -l" in said
+
+
+@pytest.mark.parametrize("instead", ["a folder", "a dangling link"])
+def test_what_is_no_file_makes_a_bad_source_too(tmp_path: Path, instead: str) -> None:
+    home = tmp_path / "home"
+    registry = Factory(profile="offline", home=str(home)).registry
+    folders = [write_folder(tmp_path / name, 4) for name in ("land", "sea")]
+    registry.keep(registry.choose([str(folder) for folder in folders], None))
+    file = folders[0] / "passages.jsonl"
+    file.unlink()
+    file.mkdir() if instead == "a folder" else file.symlink_to(tmp_path / "nowhere")
+    with dg.instance_for_test() as kept:
+        assert [r.partition_key for r in tick(home, kept)] == ["sea"]
+
+
 def test_the_release_follows_only_when_every_domain_of_the_night_has_succeeded(instance: dg.DagsterInstance) -> None:
     release = FOLLOWERS[0]
     night = "2030-01-02"
@@ -160,3 +191,24 @@ def test_an_arrival_of_the_day_is_labelled_and_starts_no_release(instance: dg.Da
 def test_a_person_s_run_sets_nothing_off(instance: dg.DagsterInstance) -> None:
     for sensor, job in zip(FOLLOWERS, ("label_domain", "release_training_set", "train_and_evaluate"), strict=True):
         assert follow(instance, sensor, run(instance, job, SUCCESS, None)) == []
+
+
+def test_a_chain_that_meets_a_half_edited_profile_goes_on_in_the_next_tick_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    profile = tmp_path / "edited.yaml"
+    profile.write_text("extends: offline\ndescription: edited\nnightly: [fir", "utf-8")
+    with daemon(tmp_path, str(profile), "train_and_evaluate_follows") as mill:
+        mill.at(TONIGHT)  # sensors begin where the history ends
+        with time_machine.travel(TONIGHT + timedelta(minutes=1), tick=False):
+            mill.ended_well("release_training_set", {NIGHT: "2030-01-02", RUNS: "1"})
+            mill.ended_well("release_training_set", {})  # a person's, which would be looked at next
+        mill.every(timedelta(minutes=1), TONIGHT + timedelta(minutes=2), 2)
+        failed = mill.ticks("train_and_evaluate_follows")[:2]
+        assert [tick.status.value for tick in failed] == ["FAILURE"] * 2
+        assert "edited.yaml" in cause(failed[0].error)
+        profile.write_text("extends: offline\ndescription: edited\nnightly: [first, rank-r1]\n", "utf-8")
+        mill.every(timedelta(minutes=1), TONIGHT + timedelta(minutes=4), 3)
+        asked = mill.instance.get_runs(dg.RunsFilter(job_name="train_and_evaluate"))
+    assert sorted(run.tags[PARTITION] for run in asked) == ["first", "rank-r1"]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+import time_machine
+from daemon_turns import daemon
 
 from assets.definitions import defs
 from assets.described import NEEDS
@@ -131,3 +134,26 @@ def test_nothing_follows_a_release_whose_blocking_check_failed(clock: Clock) -> 
     assert clock.tick() == set()
     clock.made("training_set", "3")
     assert clock.tick() == {("data_quality_report", None), ("dataset_card", None)}
+
+
+def test_dagsters_own_daemon_starts_what_follows_once_when_the_sensor_is_switched_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    later = timedelta(minutes=1)
+    with daemon(tmp_path, "offline", "reports_follow") as mill:
+        history = Clock(mill.instance)
+        mill.instance.add_dynamic_partitions("domain", [DOMAIN])
+        with time_machine.travel(NOON, tick=False):
+            history.everything("1")
+        mill.every(later, NOON + later, 2)
+        assert mill.instance.get_runs_count() == 0
+        mill.instance.start_sensor(mill.repository().get_sensor("reports_follow"))
+        mill.every(later, NOON + 3 * later, 2)
+        assert mill.instance.get_runs_count() == 0  # what was there before it is no change
+        with time_machine.travel(NOON + 5 * later, tick=False):
+            history.made("training_set", "2")
+        mill.every(later, NOON + 6 * later, 3)
+        (run,) = mill.instance.get_runs()
+        assert run.asset_selection == {dg.AssetKey("data_quality_report"), dg.AssetKey("dataset_card")}
+        assert [tick.error for tick in mill.ticks("reports_follow") if tick.error] == []

@@ -186,6 +186,8 @@ def test_the_charts_instance_is_the_teams() -> None:
         ("pollIntervalSeconds", "poll_interval_seconds"),
     ):
         assert daemon["runMonitoring"][chart] == TEAM["run_monitoring"][ours]
+    retries = HELM["scheduler"]["config"]["daemonScheduler"]["maxTickRetries"]
+    assert retries == TEAM["scheduler"]["config"]["max_tick_retries"]
     assert HELM["retention"]["sensor"]["purgeAfterDays"] == TEAM["retention"]["sensor"]["purge_after_days"]
 
 

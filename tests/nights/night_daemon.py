@@ -38,7 +38,7 @@ from rankmill.run import prepare_home
 from rankmill.settings import Settings
 
 SWITCHED_ON = ("nightly", "arrivals")
-DUE_S = 61.0  # the longest interval of a sensor
+DUE_S = 61.0  # the longest interval of a sensor that starts runs
 PAUSE_S = 1.0  # between turns while runs are under way
 REST = 2  # turns in which nothing happens, before a night is over
 UNDER_WAY = [dg.DagsterRunStatus[name] for name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")]

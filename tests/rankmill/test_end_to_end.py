@@ -13,6 +13,12 @@ from pathlib import Path
 
 import pytest
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "assets"))
+
+from column_values import COPIED, strangers, values
+
+from warehouse.lake import Lake, opened
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = """
 extends: offline
@@ -129,6 +135,13 @@ def test_from_a_leaderboard_row_one_gets_to_prompt_and_licence(home: Path) -> No
     assert asked["prompt_sha256"] == trained["prompt_sha256"]
     assert asked["reasoning"] == trained["reasoning"]
     assert trained["license"] in ("MIT", "CC0-1.0")
+
+
+def test_no_column_holds_a_value_that_its_lineage_does_not_explain(home: Path) -> None:
+    with opened(Lake.at(home / "lake")) as lake:
+        assert {copied: found for copied in COPIED if (found := strangers(lake, *copied))} == {}
+        empty = {copied for copied in COPIED if not values(lake, *copied)}
+    assert empty == {("training_set", "agreement"), ("training_set", "url")}  # one sample a list, and no addresses
 
 
 def test_no_check_failed_and_every_asset_was_checked(home: Path) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -27,7 +28,10 @@ DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class Source(Protocol):
-    """One domain's origin. `read` gives raw rows; the checks come after it and are the same for all."""
+    """One domain's origin. `read` gives raw rows; the checks come after it and are the same for all.
+
+    Both raise SourceError where a folder's files cannot be read.
+    """
 
     @property
     def domain(self) -> str: ...
@@ -50,18 +54,33 @@ class FolderSource:
         digest = hashlib.sha256()
         names = (QUERY_FILE, PASSAGE_FILE, JUDGEMENT_FILE)
         held = [self.path / name for name in names]
-        for file in reasonrank.files_of(self.path) if reasonrank.is_reasonrank(self.path) else held:
-            name = file.relative_to(self.path).as_posix()
-            digest.update(f"{name} {file.stat().st_size if file.is_file() else -1}\n".encode())
-            if file.is_file():
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+        with _readable(self.path):
+            for file in reasonrank.files_of(self.path) if reasonrank.is_reasonrank(self.path) else held:
+                name = file.relative_to(self.path).as_posix()
+                digest.update(f"{name} {file.stat().st_size if file.is_file() else -1}\n".encode())
+                if file.is_file():
+                    with file.open("rb") as stream:
+                        digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()
 
     def read(self) -> RawSource:
-        if reasonrank.is_reasonrank(self.path):
-            return read_reasonrank(self.path, self.domain)
-        return read_folder(self.path, self.domain)
+        with _readable(self.path):
+            if reasonrank.is_reasonrank(self.path):
+                return read_reasonrank(self.path, self.domain)
+            return read_folder(self.path, self.domain)
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """What the disk refuses makes a source unusable, as bad rows do."""
+    try:
+        yield
+    except OSError as error:
+        file = Path(error.filename or folder)
+        what = f"it cannot be read ({error.strerror})"
+        raise SourceError(
+            str(folder), [Fault(file.name, None, what, f"Check who may read it: ls -l {file}")]
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ _TABLES = {
 
 
 def source_step(active: Active, seed: int) -> Step:
-    """Queries, passages and people's judgements of one domain, read once. Its work raises SourceError."""
+    """Queries, passages and people's judgements of one domain, read once. It and its work raise SourceError."""
     origin = active.source()
     settings = {"fingerprint": origin.fingerprint(), "limit": active.limit, "seed": seed}
 
@@ -56,10 +56,11 @@ def source_step(active: Active, seed: int) -> Step:
 
 def refusal(lake: Lake, active: Active, seed: int) -> str | None:
     """Why the door refuses a folder as it is now; None where it does not, or where nothing of it has changed."""
-    if active.kind != "folder" or is_made(lake, source_step(active, seed)):
+    if active.kind != "folder":
         return None
     try:
-        read_source(active.source(), active.limit, seed)
+        if not is_made(lake, source_step(active, seed)):
+            read_source(active.source(), active.limit, seed)
     except SourceError as error:
         return str(error)
     return None

@@ -98,8 +98,6 @@ def _read(path: Path, before: Seen, active: Sequence[Active], seed: int) -> tupl
         read_source(source, limit, seed)
     except SourceError as error:
         return Seen(files, files, before.content, str(error)), None
-    except OSError as error:
-        return Seen(files, files, before.content, f"{path} cannot be read: {error.strerror}"), None
     arrived = Arrival(Active(source.domain, "folder", str(source.path), limit), content, files)
     return Seen(files, files, content), arrived
 
