@@ -33,14 +33,14 @@ def at_its_place(context: dg.AssetExecutionContext, factory: Factory, campaign: 
             if not any(state in TO_BUY for _, state in standing(store, questions)):
                 return campaign.ask(name, questions)
         folder = settings.home / "work" / "label"
-        path = asking.write(folder, name, questions, campaign.teacher, home, campaign.domain)
+        path = asking.write(folder, name, questions, campaign.teacher, home)
         command, cause = [sys.executable, "-m", "rankmill.asking", str(path)], ""
         try:
             place.run(context=context, stage="label", command=command, env=ENVIRONMENT)
         except ProcessFailed as failed:
             cause = f" ({failed})"
         try:
-            bought = asking.answered(path, questions, home, campaign.domain)
+            bought = asking.answered(path)
         finally:
             path.unlink()
             asking.came_of(path).unlink(missing_ok=True)

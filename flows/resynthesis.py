@@ -9,7 +9,6 @@ The steps are those of Dagster's assets, so what is made here counts there and t
 a clock (Dagster's schedule calls), and anything after the filter.
 """
 
-import json
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,9 +20,7 @@ from flows.plan import Planned, plan, retry_rejected
 from flows.questions import LabelSettings
 from flows.steps import Campaign, campaign_of, mining_step, ranking_step
 from flows.teacher import VLLM, TeacherSettings, serving
-from inference.archive import Record, restore
-from inference.exchange import Exchange
-from inference.store import COLUMNS, ExchangeStore
+from inference.store import ExchangeStore
 from warehouse.curation.self_consistency import consistency_step
 from warehouse.intake.registry import Active
 from warehouse.intake.steps import candidates_step, source_step
@@ -91,19 +88,6 @@ def report(mill: Mill, planned: Sequence[Planned]) -> Path:
         for each in planned
     ]
     return write_report(mill.reports / "campaign.html", "campaign.html.j2", {**values, "planned": asked})
-
-
-def rebuild_store(lake: Lake, path: Path) -> tuple[int, int]:
-    """Put the lake's exchanges into the store at `path`; gives how many there are, and how many were new to it."""
-    rows = lake.read("exchanges").unique("key", maintain_order=True).sort("created_at", "key")
-
-    def stored() -> Iterator[Record]:
-        for row in rows.iter_rows(named=True):
-            exchange = Exchange(**{name: row[name] for name in COLUMNS if name in row})
-            yield Record(exchange, tuple(json.loads(row["messages"])), json.loads(row["sampling"]))
-
-    with ExchangeStore(path) as store:
-        return rows.height, restore(store, stored(), scope="all")
 
 
 def _label_all(mill: Mill, planned: Sequence[Planned], tell: Tell) -> dict[str, list[Performed]]:

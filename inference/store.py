@@ -106,7 +106,7 @@ _PRESUME = (
 )
 _DROP = f"DELETE {_ENDING}"
 _SPEND = ("spend", ("at", "scope", "key", "kind", "usd", "tokens"))
-_ADD_TOTAL = (
+ADD_TOTAL = (
     "INSERT INTO totals (scope, usd, tokens) VALUES (?,?,?) "
     "ON CONFLICT (scope) DO UPDATE SET usd = usd + excluded.usd, tokens = tokens + excluded.tokens"
 )
@@ -385,7 +385,7 @@ def keep(con: sqlite3.Connection, exchanges: Sequence[Exchange], texts: Sequence
     new = insert(con, _KEEP, rows)
     costs = [Cost(e.usd, e.prompt_tokens + e.completion_tokens) for e in exchanges]
     insert(con, _SPEND, [(e.created_at, scope, e.key, "answer", *c) for e, c in zip(exchanges, costs, strict=True)])
-    con.execute(_ADD_TOTAL, (scope, sum(c.usd for c in costs), sum(c.tokens for c in costs)))
+    con.execute(ADD_TOTAL, (scope, sum(c.usd for c in costs), sum(c.tokens for c in costs)))
     return new
 
 

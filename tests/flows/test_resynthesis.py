@@ -12,8 +12,9 @@ import polars as pl
 import pytest
 from mills import mill, write_folder
 
+from flows.paid import rebuild_store
 from flows.plan import Planned
-from flows.resynthesis import Mill, label_all, plan_all, rebuild_store, report
+from flows.resynthesis import Mill, label_all, plan_all, report
 from flows.steps import ranking_questions
 from flows.teacher import engine_for
 from inference.budget import BudgetExceeded
