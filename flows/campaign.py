@@ -151,6 +151,7 @@ async def _as_flow(
     from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
 
     answered: dict[str, Outcome] = {}
+    failed: list[Exception] = []
     gate = asyncio.Semaphore(CHUNKS_AT_ONCE)
     async with engine.open(len(questions), watch) as session:
 
@@ -167,22 +168,32 @@ async def _as_flow(
         )
         async def label_chunk(first: int, last: int) -> dict[str, int]:
             chunk = questions[first:last]
-            async for outcome in session.ask([question.request for question in chunk], check_of(chunk)):
+            # Tried again, it asks what is still without an answer: the others are counted already.
+            left = [q for q in chunk if not isinstance(answered.get(q.request.id), Exchange)]
+            async for outcome in session.ask([question.request for question in left], check_of(left)):
                 answered[outcome.request_id] = outcome
             return _told([answered[question.request.id] for question in chunk])
 
         async def in_turn(first: int) -> None:
             async with gate:
-                await label_chunk(first, min(first + size, len(questions)))
+                if failed:
+                    return
+                try:
+                    await label_chunk(first, min(first + size, len(questions)))
+                except Exception as error:  # noqa: BLE001 - raised once the chunks beside it have ended
+                    failed.append(error)
 
         @flow(name="label-campaign", flow_run_name=name, persist_result=True, result_serializer="json")
         async def label_campaign() -> dict[str, int]:
+            # After an error no chunk begins, and those under way finish what they have sent: it is paid for.
             try:
                 async with asyncio.TaskGroup() as chunks:
                     for first in range(0, len(questions), size):
                         chunks.create_task(in_turn(first))
             except BaseExceptionGroup as errors:
                 raise errors.exceptions[0] from None
+            if failed:
+                raise failed[0]
             return _told(list(answered.values()))
 
         with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: results}):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -191,92 +188,3 @@ def test_no_questions_are_answered_with_nothing(tmp_path: Path) -> None:
     bought = label("mine", [], TeacherSettings(), at(tmp_path))
     assert (bought.outcomes, bought.progress.calls) == ((), 0)
     assert rows(tmp_path, []).is_empty() and dict(rows(tmp_path, []).schema) == dict(EXCHANGE_SCHEMA)
-
-
-FLOW = """
-import asyncio, os, signal, sys, time, pathlib
-from prefect.client.orchestration import get_client
-sys.path.insert(0, sys.argv[1])
-from test_campaign import DEAR, Home, TeacherSettings, label, paid, ranking
-from inference.budget import BudgetExceeded
-from inference.pace import PaceSettings
-from inference.standin.faults import Faults
-from inference.standin.server import running_standin
-folder, asked = pathlib.Path(sys.argv[2]), ranking(1000)
-home = Home(folder / "x.sqlite", folder / "logs", folder / "results")
-try:
-    label("rank math", asked, TeacherSettings(price=DEAR, budget_usd=1.0), home)
-except BudgetExceeded as error:
-    print(f"STOPPED {error}")
-bought = label("rank math", asked, TeacherSettings(), home)
-print("BOUGHT", *paid(bought))
-started = time.monotonic()
-again = label("rank math", asked, TeacherSettings(), home)
-print("AGAIN", *paid(again), time.monotonic() - started < 2)
-
-
-async def shown():
-    # Task runs come to the server as events, a moment after they ended.
-    async with get_client() as server:
-        for _ in range(100):
-            tasks = [run for run in await server.read_task_runs() if run.name.startswith("questions")]
-            if sum(run.state_name == "Completed" for run in tasks) == 3:
-                break
-            await asyncio.sleep(0.1)
-        print("FLOWS", sorted((run.name, run.state_name) for run in await server.read_flow_runs()))
-        print("TASKS", sorted(run.name for run in tasks if run.state_name == "Completed"))
-
-
-asyncio.run(shown())
-
-
-def cancelled(number, frame):
-    raise KeyError("as a cancelled run of Dagster's raises")
-
-
-def tell(line):
-    # Called within a task of the event loop, which keeps what is raised there to itself.
-    if "/60 done" in line:
-        os.kill(os.getpid(), signal.SIGINT)
-
-
-signal.signal(signal.SIGINT, cancelled)
-with running_standin(Faults(latency_s=1.0)) as server:
-    slow = TeacherSettings(base_url=server.base_url, pace=PaceSettings(max_in_flight=2))
-    try:
-        label("rank more", ranking(60), slow, Home(folder / "more.sqlite", home.logs, home.prefect), tell)
-    except KeyError:
-        print("CANCELLED", 0 < server.counts["answered"] < 60)
-"""
-
-
-SAID = ("STOPPED", "BOUGHT", "AGAIN", "FLOWS", "TASKS", "CANCELLED")
-
-
-def test_under_prefect_a_spent_budget_is_not_retried_stored_answers_need_no_flow_and_a_signal_ends_it(
-    tmp_path: Path,
-) -> None:
-    here = str(Path(__file__).parent)
-    # On a busy machine Prefect's own server takes longer to come up than the twenty seconds that it is given.
-    patient = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "100"}
-    quiet = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", **patient}
-    ended = subprocess.run(
-        [sys.executable, "-c", FLOW, here, str(tmp_path)],
-        env={**os.environ, **quiet}, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    said = [line for line in ended.stdout.splitlines() if line.split(" ")[0] in SAID]
-    assert said[0].startswith("STOPPED stopped at $0.00 of $1.00 after 0 of 1,000 requests")
-    assert said[1:] == [
-        "BOUGHT 1000 0",
-        "AGAIN 0 1000 True",
-        # The names by which a person finds them in the UI, as the server's API has them.
-        "FLOWS [('rank math', 'Completed'), ('rank math', 'Failed')]",
-        "TASKS ['questions 0 to 400', 'questions 400 to 800', 'questions 800 to 1000']",
-        "CANCELLED True",
-    ]
-    assert "Retry" not in ended.stderr
-    assert "questions 0 to 400" in ended.stderr
-    kept = {file.name: json.loads(file.read_text("utf-8")) for file in (tmp_path / "results").iterdir()}
-    chunks = {name.rsplit("-", 1)[1]: json.loads(record["result"]) for name, record in kept.items() if "-" in name}
-    assert {first: told["questions"] for first, told in chunks.items()} == {"0": 400, "400": 400, "800": 200}
