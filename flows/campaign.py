@@ -19,14 +19,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from flows.questions import Question, check_of
-from flows.standing import CHUNK, TO_BUY, standing
+from flows.standing import CHUNK, standing
 from flows.teacher import UNASKED, TeacherSettings, engine_for, serving
 from inference.batch.rows import BatchElsewhere
 from inference.breaker import MostlyErrors
 from inference.budget import Budget, BudgetExceeded, Estimate, estimate
 from inference.endpoint import EndpointRefused
 from inference.engine import Asks
-from inference.exchange import Exchange, Failure
+from inference.exchange import Exchange, Failure, Request
 from inference.metrics import serving_metrics
 from inference.prices import Cost, UnknownPrice
 from inference.progress import Progress
@@ -86,7 +86,9 @@ def label(
     """
     last: list[Progress] = []
     with ExchangeStore(home.store) as store, ExitStack() as during:
-        foreseen = foresee(questions, teacher, store)
+        stands = list(standing(store, questions))
+        due = [stand.due for stand in stands if stand.due is not None]
+        foreseen = foresee(due, len(stands) - len(due), teacher, store)
         if on_progress is not None and foreseen.calls:
             on_progress(f"{name}: {foreseen.line}")
         watchers: list[Callable[[Progress], None]] = [last.append]
@@ -104,10 +106,9 @@ def label(
 
         # A server that takes a minute to start is not started for answers that are all stored.
         log = home.logs / f"vllm {name}.log"
-        asks = any(state in TO_BUY for _, state in standing(store, questions))
-        base_url = during.enter_context(serving(teacher, log)) if asks else UNASKED
+        base_url = during.enter_context(serving(teacher, log)) if due else UNASKED
         engine = engine_for(teacher, base_url, store, name)
-        if home.prefect is not None and asks:
+        if home.prefect is not None and due:
             outcomes = run(_as_flow(engine, questions, name, home.prefect, watch, _chunk(teacher)))
         else:
             outcomes = run(_in_one_stream(engine, questions, watch))
@@ -120,10 +121,13 @@ def label(
     return Label(outcomes=tuple(outcomes), progress=last[0], presumed=presumed)
 
 
-def foresee(questions: Iterable[Question], teacher: TeacherSettings, store: ExchangeStore) -> Estimate:
-    """Calls, tokens, USD and hours that the questions would take, from their real prompts. Raises UnknownPrice."""
-    in_flight = teacher.pace.max_in_flight
-    return estimate((question.request for question in questions), teacher.prices, store, in_flight, teacher.share)
+def foresee(due: Iterable[Request], stored: int, teacher: TeacherSettings, store: ExchangeStore) -> Estimate:
+    """Calls, tokens, USD and hours that what is `due` would take, from the real prompts, where `stored` more are free.
+
+    Raises UnknownPrice.
+    """
+    window_h = teacher.batch.window_s / 3600 if teacher.mode == "batch" else None
+    return estimate(due, teacher.prices, store, teacher.pace, stored, teacher.share, window_h)
 
 
 async def _in_one_stream(

@@ -22,7 +22,7 @@ import polars as pl
 
 from flows.questions import Question, asked_for
 from flows.standing import CHUNK
-from inference.archive import Charge, Record, charges, keys, records, restore, restore_charges
+from inference.archive import Charge, Record, charges, generations, keys, records, restore, restore_charges
 from inference.budget import Budget
 from inference.clerk import StoreUnusable
 from inference.exchange import Exchange, Request
@@ -150,7 +150,7 @@ def _row(record: Record, domain: str, purpose: str, request_id: str, prompt_sha2
 def _all_generations(store: ExchangeStore, asked: Sequence[Question]) -> Iterable[tuple[Question, Request]]:
     for first in range(0, len(asked), CHUNK):
         chunk = asked[first : first + CHUNK]
-        now_asked = store.look_up([question.request for question in chunk])
-        for question, (request, _) in zip(chunk, now_asked, strict=True):
-            for generation in range(request.generation + 1):
+        newest = generations(store, [question.request for question in chunk])
+        for question, last in zip(chunk, newest, strict=True):
+            for generation in range(last + 1):
                 yield question, question.request.in_generation(generation)

@@ -100,7 +100,7 @@ def _label_all(mill: Mill, planned: Sequence[Planned], tell: Tell) -> dict[str, 
 @contextmanager
 def _one_server(mill: Mill, planned: Sequence[Planned]) -> Iterator[Mill]:
     """The mill with a vLLM server up for all of its campaigns, where it names one and there is something to ask."""
-    asks = any(each.estimate.calls or each.states.get("unrepaired") for each in planned)
+    asks = any(each.estimate.calls for each in planned)
     if mill.teacher.base_url != VLLM or not asks:
         yield mill
         return

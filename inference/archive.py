@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ _AGAIN = (
     "INSERT INTO asked_again (key, generation) VALUES (?, ?) "
     "ON CONFLICT (key) DO UPDATE SET generation = max(generation, excluded.generation)"
 )
+_GENERATIONS = "SELECT a.key, a.generation FROM json_each(?) AS k JOIN asked_again AS a ON a.key = k.value"
 # Every answer is booked at the moment that stands on it.
 _CHARGES = (
     "SELECT s.at, s.key, s.kind, s.usd, s.tokens FROM spend AS s LEFT JOIN exchanges AS e "
@@ -101,6 +102,17 @@ def keys(store: ExchangeStore) -> set[str]:
     """The keys of all answers in the store."""
     sql = "SELECT key FROM exchanges"
     return {key for (key,) in store.clerk.submit(lambda con: con.execute(sql).fetchall(), writes=False).result()}
+
+
+def generations(store: ExchangeStore, requests: Sequence[Request]) -> list[int]:
+    """The generation in which each request is asked now, without its answer."""
+    wanted = json.dumps([request.key for request in requests])
+
+    def work(con: sqlite3.Connection) -> dict[str, int]:
+        return dict(con.execute(_GENERATIONS, (wanted,)).fetchall())
+
+    again = store.clerk.submit(work, writes=False).result()
+    return [again.get(request.key, request.generation) for request in requests]
 
 
 def charges(store: ExchangeStore, scope: str) -> list[Charge]:

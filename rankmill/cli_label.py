@@ -176,7 +176,7 @@ def _cells(foreseen: Any) -> list[str]:
         f"{foreseen.completion_tokens:,.0f}",
         f"{foreseen.usd:,.2f}",
         f"{foreseen.usd_at_most:,.2f}",
-        f"{foreseen.hours:,.2f}",
+        f"≤ {foreseen.hours:,.0f}" if foreseen.in_window else f"{foreseen.hours:,.2f}",
     ]
 
 

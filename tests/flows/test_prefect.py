@@ -110,7 +110,8 @@ from inference.standin.faults import Faults
 from inference.standin.server import running_standin
 from inference.store import ExchangeStore
 folder = pathlib.Path(sys.argv[2])
-with running_standin(Faults(latency_s=1.0, latency_sigma=0.7, quota=10)) as server, ExchangeStore(folder / "x.sqlite") as store:
+faults = Faults(latency_s=1.0, latency_sigma=0.7, quota=10)
+with running_standin(faults) as server, ExchangeStore(folder / "x.sqlite") as store:
     teacher = TeacherSettings(base_url=server.base_url, pace=PaceSettings(max_in_flight=8))
     engine = engine_for(teacher, server.base_url, store, "rank math")
     try:

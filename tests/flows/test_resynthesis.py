@@ -134,7 +134,13 @@ def test_an_answer_without_its_repair_turn_is_planned_as_such(tmp_path: Path) ->
         asked, _ = ranking_questions(Shop(made.lake, "sea", made.lake.snapshot(), ["sea"]), campaign)
         with ExchangeStore(made.home.store) as store:
             ask_all(engine_for(made.teacher, broken.base_url, store, "sea"), [q.request for q in asked[:4]])
-    assert states(plan_all(made, False, silent))["sea", "ranking"] == {"unrepaired": 4, "new": 3}
+    planned = plan_all(made, False, silent)
+    assert states(planned)["sea", "ranking"] == {"unrepaired": 4, "new": 3}
+    (foreseen,) = [each.estimate for each in planned if each.purpose == "ranking"]
+    assert (foreseen.calls, foreseen.stored) == (7, 0)
+    with running_standin() as teacher:
+        label(mill(tmp_path, {"sea": 8}, teacher.base_url))
+        assert teacher.counts["answered"] == foreseen.calls
 
 
 def test_a_spent_budget_keeps_what_was_bought_and_the_report_can_still_be_written(
