@@ -2,7 +2,7 @@
 
     mill = Mill(lake, active, labels, teacher, home, candidates=100, alpha=0.4, seed=0, reports=folder)
     planned = plan_all(mill, retry=True, tell=print)
-    label_all(mill, planned, tell=print)
+    label_all(mill, planned, tell=print, say=print)
     report(mill, planned)
 
 The steps are those of Dagster's assets, so what is made here counts there and the other way round. Deliberately absent:
@@ -66,18 +66,20 @@ def plan_all(mill: Mill, retry: bool, tell: Tell) -> list[Planned]:
     return planned
 
 
-def label_all(mill: Mill, planned: Sequence[Planned], tell: Tell) -> dict[str, list[Performed]]:
+def label_all(mill: Mill, planned: Sequence[Planned], tell: Tell, say: Tell) -> dict[str, list[Performed]]:
     """Label every domain, rejected questions of the plan once more; gives what became of each step, by domain.
+
+    `tell` hears what was made, `say` how the campaigns get on meanwhile.
 
     A Prefect flow where a server is named, in which the campaigns are flows of their own. Raises what label raises.
     """
     if mill.home.prefect is None:
-        return _label_all(mill, planned, tell)
+        return _label_all(mill, planned, tell, say)
     from prefect import flow
 
     name = f"label {', '.join(mill.domains)}"[:200]
     as_flow = flow(name="resynthesize", flow_run_name=name, persist_result=False, validate_parameters=False)(_label_all)
-    return as_flow(mill, planned, tell)
+    return as_flow(mill, planned, tell, say)
 
 
 def report(mill: Mill, planned: Sequence[Planned]) -> Path:
@@ -90,11 +92,11 @@ def report(mill: Mill, planned: Sequence[Planned]) -> Path:
     return write_report(mill.reports / "campaign.html", "campaign.html.j2", {**values, "planned": asked})
 
 
-def _label_all(mill: Mill, planned: Sequence[Planned], tell: Tell) -> dict[str, list[Performed]]:
+def _label_all(mill: Mill, planned: Sequence[Planned], tell: Tell, say: Tell) -> dict[str, list[Performed]]:
     with ExchangeStore(mill.home.store) as store:
         retry_rejected(planned, store)
     with _one_server(mill, planned) as served:
-        return {active.domain: _label(served, active, tell) for active in mill.active}
+        return {active.domain: _label(served, active, tell, say) for active in mill.active}
 
 
 @contextmanager
@@ -108,8 +110,8 @@ def _one_server(mill: Mill, planned: Sequence[Planned]) -> Iterator[Mill]:
         yield replace(mill, teacher=mill.teacher.model_copy(update={"base_url": base_url}))
 
 
-def _label(mill: Mill, active: Active, tell: Tell) -> list[Performed]:
-    campaign = mill.campaign(active.domain, tell)
+def _label(mill: Mill, active: Active, tell: Tell, say: Tell) -> list[Performed]:
+    campaign = mill.campaign(active.domain, say)
     return _perform(
         mill,
         [

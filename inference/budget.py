@@ -86,9 +86,9 @@ class Estimate:
     seen: int = 0
 
     def __add__(self, other: Estimate) -> Estimate:
-        of_both = {"seen": max(self.seen, other.seen), "in_window": self.in_window or other.in_window}
-        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name not in of_both}
-        return Estimate(**sums, **of_both)
+        added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        added |= {"seen": max(self.seen, other.seen), "in_window": self.in_window or other.in_window}
+        return Estimate(**added)
 
     @property
     def line(self) -> str:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from inference.exchange import Request
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
+HALF_A_YEAR = datetime.timedelta(days=183)
 # Chat templates wrap every message in a few tokens of their own.
 TOKENS_PER_MESSAGE = 16
 # As measured over prompts of four English domains; other languages have fewer bytes a token.
@@ -76,9 +77,13 @@ class Prices:
         """Read a table from YAML; raises ValueError that names the file."""
         try:
             table = _Table.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (ValidationError, yaml.YAMLError) as error:
+        except (OSError, ValidationError, yaml.YAMLError) as error:
             raise ValueError(f"The price table {path} cannot be read: {error}. Compare it with {SHIPPED}.") from error
         return Prices(table.dated, table.models)
+
+    def is_old(self, today: datetime.date) -> bool:
+        """Whether it was last checked more than half a year ago."""
+        return today - self.dated > HALF_A_YEAR
 
     def with_price(self, model: str, price: Price) -> Prices:
         return Prices(self.dated, {**self.models, model: price})

@@ -96,8 +96,11 @@ class Progress:
             "batch_files_left": self.files_left, "spent_usd": self.spent.usd, "spent_tokens": self.spent.tokens,
             "elapsed_s": self.elapsed_s,
         }  # fmt: skip
-        if self.budget.usd is not None:
-            named["budget_usd"] = self.budget.usd
+        known = {
+            "total": self.total, "eta_s": self.eta_s, "budget_usd": self.budget.usd,
+            "budget_tokens": self.budget.tokens,
+        }  # fmt: skip
+        named |= {name: value for name, value in known.items() if value is not None}
         for group, counts in (("faulty", self.faulty), ("failed", self.failed), ("trouble", self.troubles)):
             named |= {f"{group}_{kind.replace(' ', '_')}": n for kind, n in sorted(counts.items())}
         return named

@@ -40,7 +40,7 @@ def silent(_: str) -> None:
 
 
 def label(made: Mill) -> None:
-    label_all(made, plan_all(made, False, silent), silent)
+    label_all(made, plan_all(made, False, silent), silent, silent)
 
 
 def shop_of(made: Mill) -> Shop:

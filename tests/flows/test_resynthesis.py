@@ -46,7 +46,7 @@ def states(planned: list[Planned]) -> dict[tuple[str, str], dict[str, int]]:
 
 def label(made: Mill, retry: bool = False) -> list[Planned]:
     planned = plan_all(made, retry, silent)
-    label_all(made, planned, silent)
+    label_all(made, planned, silent, silent)
     return planned
 
 
@@ -59,7 +59,7 @@ def test_a_plan_buys_nothing_and_counts_the_calls_that_follow(tmp_path: Path, te
     assert by_place["land", "ranking"].provisional and by_place["land", "ranking"].states == {"new": 14}
     # People have judged the sea: nothing is mined, and its lists are known before anything is bought.
     assert by_place["sea", "mining"].states == {} and not by_place["sea", "ranking"].provisional
-    label_all(made, planned, silent)
+    label_all(made, planned, silent, silent)
     ranked = made.lake.read("rankings").height
     assert teacher.counts["answered"] == 28 + ranked
     assert sum(each.estimate.calls for each in planned) == 28 + 14 + 7 >= 28 + ranked

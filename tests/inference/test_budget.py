@@ -361,3 +361,8 @@ def test_a_broken_price_table_is_named(tmp_path: Path) -> None:
     table.write_text("dated: 2025-01-01\nmodels:\n  m: {input: -1, cached: 0, output: 0, source: x}\n")
     with pytest.raises(ValueError, match=r"price table .*prices.yaml cannot be read"):
         Prices.load(table)
+
+
+def test_a_price_table_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"price table .*mine.yaml cannot be read"):
+        Prices.load(tmp_path / "mine.yaml")
