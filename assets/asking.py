@@ -14,7 +14,7 @@ from assets.resources import Factory
 from flows import asking
 from flows.campaign import Label
 from flows.questions import Question
-from flows.standing import TO_BUY, standing
+from flows.standing import standing
 from flows.steps import Campaign
 from inference.store import ExchangeStore
 
@@ -30,17 +30,17 @@ def at_its_place(context: dg.AssetExecutionContext, factory: Factory, campaign: 
 
     def ask(name: str, questions: Sequence[Question]) -> Label:
         with ExchangeStore(home.store) as store:
-            if not any(state in TO_BUY for _, state in standing(store, questions)):
+            if all(stand.due is None for stand in standing(store, questions)):
                 return campaign.ask(name, questions)
         folder = settings.home / "work" / "label"
-        path = asking.write(folder, name, questions, campaign.teacher, home, campaign.domain)
+        path = asking.write(folder, name, questions, campaign.teacher, home)
         command, cause = [sys.executable, "-m", "rankmill.asking", str(path)], ""
         try:
             place.run(context=context, stage="label", command=command, env=ENVIRONMENT)
         except ProcessFailed as failed:
             cause = f" ({failed})"
         try:
-            bought = asking.answered(path, questions, home, campaign.domain)
+            bought = asking.answered(path)
         finally:
             path.unlink()
             asking.came_of(path).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ import polars as pl
 
 from assets.resources import Factory
 from flows.nights import Allowance
+from flows.paid import every_call_kept
 from flows.teacher import TeacherSettings, engine_at
 from inference.progress import Progress
 from training.jobs import EndpointRerankJob, RerankJob, base_model, finished, served_model
@@ -109,7 +110,8 @@ def by_teacher(
     ]
     taken = Counter[str]()
     if any(finished(job) is None for job in jobs):
-        with engine_at(teacher, settings.store_path, settings.campaign_home.logs, f"reranking {recipe.name}") as engine:
+        store, logs, name = settings.store_path, settings.campaign_home.logs, f"reranking {recipe.name}"
+        with every_call_kept(factory.lake, store, name), engine_at(teacher, store, logs, name) as engine:
             for job in jobs:
                 last: list[Progress] = []
 

@@ -2,7 +2,7 @@
 
     path = write(folder, name, questions, teacher, home)         # here
     answer(path, api_key, tell)                                  # there: python -m rankmill.asking PATH
-    bought = answered(path, questions, home, domain)             # here again
+    bought = answered(path)                                      # here again
 
 Questions go there as lines of JSON; answers go into the home's exchange store as they come, and what else a campaign
 tells comes back in a file beside the questions. So the process runs where the home's disk is the machine's own: SQLite
@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter
 
-from flows.campaign import Home, Label, Outcome, Tell, exchange_rows, label
+from flows.campaign import Home, Label, Outcome, Tell, label
 from flows.questions import Question
 from flows.teacher import TeacherSettings
 from inference.batch.rows import BatchElsewhere
@@ -29,7 +29,6 @@ from inference.endpoint import EndpointRefused, KeyRefused, QuotaSpent, RequestR
 from inference.exchange import Exchange, Failure, Request, Sampling
 from inference.prices import Cost, UnknownPrice
 from inference.progress import Progress
-from inference.store import ExchangeStore
 from inference.vllm import VllmUnusable
 from ranking.prompts import load_template
 
@@ -47,7 +46,6 @@ class Head(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    domain: str
     teacher: TeacherSettings
     store: Path
     logs: Path
@@ -66,11 +64,9 @@ class Came(BaseModel):
     words: str = ""
 
 
-def write(
-    folder: Path, name: str, questions: Sequence[Question], teacher: TeacherSettings, home: Home, domain: str
-) -> Path:
+def write(folder: Path, name: str, questions: Sequence[Question], teacher: TeacherSettings, home: Home) -> Path:
     """Write the questions where the process will read them; no key is among what is written."""
-    head = Head(name=name, domain=domain, teacher=teacher, store=home.store, logs=home.logs, prefect=home.prefect)
+    head = Head(name=name, teacher=teacher, store=home.store, logs=home.logs, prefect=home.prefect)
     path = folder / f"{name}.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as lines:
@@ -90,7 +86,7 @@ def answer(path: Path, api_key: SecretStr | None, tell: Tell) -> None:
     try:
         _own_disk(head.store)
         home = Home(head.store, head.logs, head.prefect)
-        bought = label(head.name, questions, teacher, home, head.domain, tell)
+        bought = label(head.name, questions, teacher, home, tell)
         came = Came(outcomes=list(bought.outcomes), progress=bought.progress, presumed=bought.presumed)
     except ENDS as error:
         came_of(path).write_text(Came(error=type(error).__name__, words=str(error)).model_dump_json(), "utf-8")
@@ -100,7 +96,7 @@ def answer(path: Path, api_key: SecretStr | None, tell: Tell) -> None:
     part.replace(came_of(path))
 
 
-def answered(path: Path, questions: Sequence[Question], home: Home, domain: str) -> Label | None:
+def answered(path: Path) -> Label | None:
     """What came of the questions; None where the process ended without a word. Raises what `label` would have."""
     if not came_of(path).is_file():
         return None
@@ -109,9 +105,7 @@ def answered(path: Path, questions: Sequence[Question], home: Home, domain: str)
         if kind.__name__ == came.error:
             raise kind(came.words)
     assert came.progress is not None  # written together with the outcomes
-    with ExchangeStore(home.store) as store:
-        rows = exchange_rows(store, questions, domain)
-    return Label(outcomes=tuple(came.outcomes), exchanges=rows, progress=came.progress, presumed=came.presumed)
+    return Label(outcomes=tuple(came.outcomes), progress=came.progress, presumed=came.presumed)
 
 
 def came_of(path: Path) -> Path:

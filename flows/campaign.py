@@ -1,6 +1,6 @@
 """The paid half of a label campaign: questions through the engine, and what came of them.
 
-    bought = label("label math", questions, teacher, home, "math", on_progress=print)
+    bought = label("label math", questions, teacher, home, on_progress=print)
 
 Where PREFECT_API_URL names a server, a campaign is a Prefect flow whose tasks are chunks of several hundred questions,
 never one; chunks overlap, so that one slow answer holds nothing up, and share one client, pace and budget. A chunk that
@@ -10,20 +10,17 @@ than labelling the seed. Prefect's schedules are not used: Dagster schedules.
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from flows.questions import Question, check_of
-from flows.standing import CHUNK, TO_BUY, standing
+from flows.standing import CHUNK, standing
 from flows.teacher import UNASKED, TeacherSettings, engine_for, serving
-from inference.archive import records
 from inference.batch.rows import BatchElsewhere
 from inference.breaker import MostlyErrors
 from inference.budget import Budget, BudgetExceeded, Estimate, estimate
@@ -39,14 +36,6 @@ from inference.store import ExchangeStore
 CHUNKS_AT_ONCE = 4
 # What a person decides: the same chunk asked again would end the same way.
 DECISIONS = (BudgetExceeded, EndpointRefused, UnknownPrice, MostlyErrors, BatchElsewhere)
-EXCHANGE_SCHEMA = {
-    "domain": pl.String, "purpose": pl.String, "key": pl.String, "request_id": pl.String, "model": pl.String,
-    "served_model": pl.String, "messages": pl.String, "sampling": pl.String, "generation": pl.Int64,
-    "content": pl.String, "reasoning": pl.String, "finish_reason": pl.String, "fault": pl.String,
-    "prompt_tokens": pl.Int64, "completion_tokens": pl.Int64, "cached_tokens": pl.Int64, "usd": pl.Float64,
-    "latency_s": pl.Float64, "attempts": pl.Int64, "created_at": pl.String, "prompt_sha256": pl.String,
-    "repair_of": pl.String, "fingerprint": pl.String,
-}  # fmt: skip
 Tell = Callable[[str], None]
 Outcome = Exchange | Failure
 
@@ -61,12 +50,11 @@ class Home:
 
 
 class Label(BaseModel):
-    """What a campaign brought: one outcome a question, in their order, the rows behind them, and the figures."""
+    """What a campaign brought: one outcome a question, in their order, and the figures."""
 
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True)
 
     outcomes: tuple[Outcome, ...]
-    exchanges: pl.DataFrame
     progress: Progress
     presumed: tuple[int, Cost] = (0, Cost())
 
@@ -89,17 +77,18 @@ def label(
     questions: Sequence[Question],
     teacher: TeacherSettings,
     home: Home,
-    domain: str,
     on_progress: Tell | None = None,
 ) -> Label:
-    """Answers to all questions, bought or from the store, and their rows for the lake's `exchanges`.
+    """Answers to all questions, bought or from the store.
 
     Raises BudgetExceeded, EndpointDown, EndpointRefused (by its kind), MostlyErrors, UnknownPrice, StoreUnusable and
     VllmUnusable; whatever was bought by then is stored.
     """
     last: list[Progress] = []
     with ExchangeStore(home.store) as store, ExitStack() as during:
-        foreseen = foresee(questions, teacher, store)
+        stands = list(standing(store, questions))
+        due = [stand.due for stand in stands if stand.due is not None]
+        foreseen = foresee(due, len(stands) - len(due), teacher, store)
         if on_progress is not None and foreseen.calls:
             on_progress(f"{name}: {foreseen.line}")
         watchers: list[Callable[[Progress], None]] = [last.append]
@@ -116,62 +105,29 @@ def label(
                 watcher(progress)
 
         # A server that takes a minute to start is not started for answers that are all stored.
-        asks = any(state in TO_BUY for _, state in standing(store, questions))
         log = home.logs / f"vllm {name}.log"
-        base_url = during.enter_context(serving(teacher, log)) if asks else UNASKED
+        base_url = during.enter_context(serving(teacher, log)) if due else UNASKED
         engine = engine_for(teacher, base_url, store, name)
-        if home.prefect is not None and asks:
+        if home.prefect is not None and due:
             outcomes = run(_as_flow(engine, questions, name, home.prefect, watch, _chunk(teacher)))
         else:
             outcomes = run(_in_one_stream(engine, questions, watch))
-        exchanges = exchange_rows(store, questions, domain)
         presumed = store.presumed(Budget().scope)
     if on_progress is not None and presumed[0]:
         on_progress(
             f"{name}: {presumed[0]:,} requests of this home were in flight when a process ended and were asked again; "
             f"they may have been charged, so ${presumed[1].usd:.2f} count as spent"
         )
-    return Label(outcomes=tuple(outcomes), exchanges=exchanges, progress=last[0], presumed=presumed)
+    return Label(outcomes=tuple(outcomes), progress=last[0], presumed=presumed)
 
 
-def foresee(questions: Iterable[Question], teacher: TeacherSettings, store: ExchangeStore) -> Estimate:
-    """Calls, tokens, USD and hours that the questions would take, from their real prompts. Raises UnknownPrice."""
-    in_flight = teacher.pace.max_in_flight
-    return estimate((question.request for question in questions), teacher.prices, store, in_flight, teacher.share)
+def foresee(due: Iterable[Request], stored: int, teacher: TeacherSettings, store: ExchangeStore) -> Estimate:
+    """Calls, tokens, USD and hours that what is `due` would take, from the real prompts, where `stored` more are free.
 
-
-def exchange_rows(store: ExchangeStore, questions: Sequence[Question], domain: str) -> pl.DataFrame:
-    """The stored exchanges behind `questions` as rows of the lake: every generation that was paid, repairs included."""
-    by_key = {request.key: question for question, request in _all_generations(store, questions)}
-    rows: list[dict[str, Any]] = []
-    for record in records(store, by_key):
-        exchange = record.exchange
-        question = by_key.get(exchange.key) or by_key[exchange.repair_of or ""]
-        rows.append(
-            {
-                **{name: value for name, value in asdict(exchange).items() if name in EXCHANGE_SCHEMA},
-                "domain": domain,
-                "purpose": question.purpose,
-                "request_id": question.request.id,
-                "messages": json.dumps(record.messages, ensure_ascii=False),
-                "sampling": json.dumps(record.sampling),
-                "prompt_sha256": question.template.sha256,
-            }
-        )
-    return (
-        pl.DataFrame(rows, schema=EXCHANGE_SCHEMA)
-        .unique("key", maintain_order=True)
-        .sort("purpose", "request_id", "key")
-    )
-
-
-def _all_generations(store: ExchangeStore, questions: Sequence[Question]) -> Iterable[tuple[Question, Request]]:
-    for first in range(0, len(questions), CHUNK):
-        chunk = questions[first : first + CHUNK]
-        now_asked = store.look_up([question.request for question in chunk])
-        for question, (request, _) in zip(chunk, now_asked, strict=True):
-            for generation in range(request.generation + 1):
-                yield question, question.request.in_generation(generation)
+    Raises UnknownPrice.
+    """
+    window_h = teacher.batch.window_s / 3600 if teacher.mode == "batch" else None
+    return estimate(due, teacher.prices, store, teacher.pace, stored, teacher.share, window_h)
 
 
 async def _in_one_stream(
@@ -199,6 +155,7 @@ async def _as_flow(
     from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
 
     answered: dict[str, Outcome] = {}
+    failed: list[Exception] = []
     gate = asyncio.Semaphore(CHUNKS_AT_ONCE)
     async with engine.open(len(questions), watch) as session:
 
@@ -215,22 +172,32 @@ async def _as_flow(
         )
         async def label_chunk(first: int, last: int) -> dict[str, int]:
             chunk = questions[first:last]
-            async for outcome in session.ask([question.request for question in chunk], check_of(chunk)):
+            # Tried again, it asks what is still without an answer: the others are counted already.
+            left = [q for q in chunk if not isinstance(answered.get(q.request.id), Exchange)]
+            async for outcome in session.ask([question.request for question in left], check_of(left)):
                 answered[outcome.request_id] = outcome
             return _told([answered[question.request.id] for question in chunk])
 
         async def in_turn(first: int) -> None:
             async with gate:
-                await label_chunk(first, min(first + size, len(questions)))
+                if failed:
+                    return
+                try:
+                    await label_chunk(first, min(first + size, len(questions)))
+                except Exception as error:  # noqa: BLE001 - raised once the chunks beside it have ended
+                    failed.append(error)
 
         @flow(name="label-campaign", flow_run_name=name, persist_result=True, result_serializer="json")
         async def label_campaign() -> dict[str, int]:
+            # After an error no chunk begins, and those under way finish what they have sent: it is paid for.
             try:
                 async with asyncio.TaskGroup() as chunks:
                     for first in range(0, len(questions), size):
                         chunks.create_task(in_turn(first))
             except BaseExceptionGroup as errors:
                 raise errors.exceptions[0] from None
+            if failed:
+                raise failed[0]
             return _told(list(answered.values()))
 
         with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: results}):

@@ -7,8 +7,9 @@ Reads the store and the lake, and buys nothing. The ranking questions of a domai
 they are planned over each query's best candidates and marked as provisional.
 
 What is asked again, in its next generation: a malformed answer, and a ranking that the consistency filter left out,
-unless the teacher's temperature is 0: then it would say the same. Deliberately absent: repair turns, which nobody can
-foresee, and asking again for a chain that did not come, since it is the server that keeps it back.
+unless the teacher's temperature is 0: then it would say the same. A repair turn that is still to come is counted.
+Deliberately absent: repair turns of answers to come, which nobody can foresee, and asking again for a chain that did
+not come, since it is the server that keeps it back.
 """
 
 from collections import Counter
@@ -20,11 +21,12 @@ from typing import Literal
 import polars as pl
 
 from flows import questions, steps
+from flows.campaign import foresee
 from flows.questions import MINING, Purpose, Question
 from flows.standing import State, standing
 from flows.steps import Campaign
 from flows.teacher import TeacherSettings
-from inference.budget import Estimate, estimate
+from inference.budget import Estimate
 from inference.exchange import Request
 from inference.store import ExchangeStore
 from warehouse.ledger import latest
@@ -83,7 +85,7 @@ def ask_again(
         return 0
     asked = steps.mining_questions(shop, campaign) if mining else steps.ranking_questions(shop, campaign)[0]
     stand = standing(store, asked, left_out=left_out)
-    may = [request for request, state in stand if _may_be_asked_again(request, state, campaign.teacher)]
+    may = [request for request, state, _ in stand if _may_be_asked_again(request, state, campaign.teacher)]
     before = since.astimezone(UTC).isoformat(timespec="milliseconds")
     prices, chosen, left = campaign.teacher.prices, [], usd
     for request, answer in store.look_up(may):
@@ -133,12 +135,12 @@ def _plan(
     states: Counter[State] = Counter()
     again: list[Request] = []
     wanted: list[Request] = []
-    for request, state in standing(store, asked, asked_before, inconsistent(shop)):
+    for request, state, due in standing(store, asked, asked_before, inconsistent(shop)):
         states[state] += 1
         if retry and _may_be_asked_again(request, state, teacher):
             again.append(request)
             wanted.append(request.in_generation(request.generation + 1))
-        else:
-            wanted.append(request)
-    foreseen = estimate(wanted, teacher.prices, store, teacher.pace.max_in_flight, teacher.share)
+        elif due is not None:
+            wanted.append(due)
+    foreseen = foresee(wanted, len(asked) - len(wanted), teacher, store)
     return Planned(campaign.domain, purpose, states, foreseen, tuple(again), provisional)

@@ -11,7 +11,7 @@ those of the docids beside them; nothing here knows HTTP, money, Dagster or Pref
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -167,6 +167,13 @@ def ranking_questions(
                 asked = _question(pool, "rank_teacher", docids, settings, sampling, sample, None)
                 questions.append(replace(asked, relevant=chosen.relevant, list_seed=seed))
     return questions, pl.concat([rejected(stage, queries_left), rejected("passage", copies_left)])
+
+
+def asked_for(request_id: str) -> tuple[str, str]:
+    """Domain and purpose of a request, as its id tells them; what no campaign has asked is a reranking's."""
+    parts = request_id.split("/")
+    of_a_campaign = len(parts) > 3 and parts[-2] in get_args(Purpose)
+    return (parts[0], parts[-2]) if of_a_campaign else ("", "reranking")
 
 
 def provisional_rankings(pools: Sequence[Pool], settings: LabelSettings, sampling: Sampling) -> list[Question]:

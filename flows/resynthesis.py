@@ -2,14 +2,13 @@
 
     mill = Mill(lake, active, labels, teacher, home, candidates=100, alpha=0.4, seed=0, reports=folder)
     planned = plan_all(mill, retry=True, tell=print)
-    label_all(mill, planned, tell=print)
+    label_all(mill, planned, tell=print, say=print)
     report(mill, planned)
 
 The steps are those of Dagster's assets, so what is made here counts there and the other way round. Deliberately absent:
 a clock (Dagster's schedule calls), and anything after the filter.
 """
 
-import json
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,9 +20,7 @@ from flows.plan import Planned, plan, retry_rejected
 from flows.questions import LabelSettings
 from flows.steps import Campaign, campaign_of, mining_step, ranking_step
 from flows.teacher import VLLM, TeacherSettings, serving
-from inference.archive import Record, restore
-from inference.exchange import Exchange
-from inference.store import COLUMNS, ExchangeStore
+from inference.store import ExchangeStore
 from warehouse.curation.self_consistency import consistency_step
 from warehouse.intake.registry import Active
 from warehouse.intake.steps import candidates_step, source_step
@@ -69,18 +66,20 @@ def plan_all(mill: Mill, retry: bool, tell: Tell) -> list[Planned]:
     return planned
 
 
-def label_all(mill: Mill, planned: Sequence[Planned], tell: Tell) -> dict[str, list[Performed]]:
+def label_all(mill: Mill, planned: Sequence[Planned], tell: Tell, say: Tell) -> dict[str, list[Performed]]:
     """Label every domain, rejected questions of the plan once more; gives what became of each step, by domain.
+
+    `tell` hears what was made, `say` how the campaigns get on meanwhile.
 
     A Prefect flow where a server is named, in which the campaigns are flows of their own. Raises what label raises.
     """
     if mill.home.prefect is None:
-        return _label_all(mill, planned, tell)
+        return _label_all(mill, planned, tell, say)
     from prefect import flow
 
     name = f"label {', '.join(mill.domains)}"[:200]
     as_flow = flow(name="resynthesize", flow_run_name=name, persist_result=False, validate_parameters=False)(_label_all)
-    return as_flow(mill, planned, tell)
+    return as_flow(mill, planned, tell, say)
 
 
 def report(mill: Mill, planned: Sequence[Planned]) -> Path:
@@ -93,30 +92,17 @@ def report(mill: Mill, planned: Sequence[Planned]) -> Path:
     return write_report(mill.reports / "campaign.html", "campaign.html.j2", {**values, "planned": asked})
 
 
-def rebuild_store(lake: Lake, path: Path) -> tuple[int, int]:
-    """Put the lake's exchanges into the store at `path`; gives how many there are, and how many were new to it."""
-    rows = lake.read("exchanges").unique("key", maintain_order=True).sort("created_at", "key")
-
-    def stored() -> Iterator[Record]:
-        for row in rows.iter_rows(named=True):
-            exchange = Exchange(**{name: row[name] for name in COLUMNS if name in row})
-            yield Record(exchange, tuple(json.loads(row["messages"])), json.loads(row["sampling"]))
-
-    with ExchangeStore(path) as store:
-        return rows.height, restore(store, stored(), scope="all")
-
-
-def _label_all(mill: Mill, planned: Sequence[Planned], tell: Tell) -> dict[str, list[Performed]]:
+def _label_all(mill: Mill, planned: Sequence[Planned], tell: Tell, say: Tell) -> dict[str, list[Performed]]:
     with ExchangeStore(mill.home.store) as store:
         retry_rejected(planned, store)
     with _one_server(mill, planned) as served:
-        return {active.domain: _label(served, active, tell) for active in mill.active}
+        return {active.domain: _label(served, active, tell, say) for active in mill.active}
 
 
 @contextmanager
 def _one_server(mill: Mill, planned: Sequence[Planned]) -> Iterator[Mill]:
     """The mill with a vLLM server up for all of its campaigns, where it names one and there is something to ask."""
-    asks = any(each.estimate.calls or each.states.get("unrepaired") for each in planned)
+    asks = any(each.estimate.calls for each in planned)
     if mill.teacher.base_url != VLLM or not asks:
         yield mill
         return
@@ -124,8 +110,8 @@ def _one_server(mill: Mill, planned: Sequence[Planned]) -> Iterator[Mill]:
         yield replace(mill, teacher=mill.teacher.model_copy(update={"base_url": base_url}))
 
 
-def _label(mill: Mill, active: Active, tell: Tell) -> list[Performed]:
-    campaign = mill.campaign(active.domain, tell)
+def _label(mill: Mill, active: Active, tell: Tell, say: Tell) -> list[Performed]:
+    campaign = mill.campaign(active.domain, say)
     return _perform(
         mill,
         [

@@ -4,7 +4,7 @@ Deliberately absent: what to do about it (plan.py, campaign.py).
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from flows.questions import Question, check_of
 from inference.exchange import Request, repair_request
@@ -15,8 +15,18 @@ from inference.store import ExchangeStore
 # still to come. rejected: faulty in spite of it. inconsistent: in good form, and left out by the consistency filter.
 State = Literal["answered", "new", "changed", "unrepaired", "rejected", "inconsistent"]
 STATES: tuple[State, ...] = ("answered", "new", "changed", "unrepaired", "rejected", "inconsistent")
-TO_BUY: frozenset[State] = frozenset({"new", "changed", "unrepaired"})
 CHUNK = 400
+
+
+class Stand(NamedTuple):
+    """Where a question stands: its request in its present generation, and what of it is to be bought.
+
+    `due` is the request itself, or the repair turn of its answer; None where there is nothing to buy.
+    """
+
+    request: Request
+    state: State
+    due: Request | None = None
 
 
 def standing(
@@ -24,8 +34,8 @@ def standing(
     asked: Sequence[Question],
     asked_before: Collection[str] = (),
     left_out: Collection[str] = (),
-) -> Iterator[tuple[Request, State]]:
-    """Each question's request in its present generation, and where it stands.
+) -> Iterator[Stand]:
+    """Where each question stands.
 
     `asked_before` are ids of requests, `left_out` keys of those whose answers the consistency filter left out.
     """
@@ -35,15 +45,15 @@ def standing(
         faulty: list[tuple[Request, Request]] = []
         for request, answer in store.look_up([question.request for question in chunk]):
             if answer is None:
-                yield request, "changed" if request.id in asked_before else "new"
+                yield Stand(request, "changed" if request.id in asked_before else "new", request)
             elif (fault := fault_of(request, answer, check)) is None:
-                yield request, "inconsistent" if request.key in left_out else "answered"
+                yield Stand(request, "inconsistent" if request.key in left_out else "answered")
             else:
                 faulty.append((request, repair_request(request, answer.content, fault)))
         mended = store.look_up([turn for _, turn in faulty])
         for (request, _), (turn, answer) in zip(faulty, mended, strict=True):
             if answer is None:
-                yield request, "unrepaired"
+                yield Stand(request, "unrepaired", turn)
             else:
                 good: State = "inconsistent" if request.key in left_out else "answered"
-                yield request, good if fault_of(turn, answer, check) is None else "rejected"
+                yield Stand(request, good if fault_of(turn, answer, check) is None else "rejected")

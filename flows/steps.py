@@ -6,12 +6,14 @@ other finds. Deliberately absent: how questions reach the teacher (campaign.py) 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from flows import answers, questions
 from flows.campaign import Home, Label, Tell, label
+from flows.paid import keep, kept_at_an_error
 from flows.questions import MINING, JudgedBy, LabelSettings, Pool, Purpose, Question
 from flows.teacher import TeacherSettings
 from inference.store import ExchangeStore
@@ -36,6 +38,7 @@ class Campaign:
     labels: LabelSettings
     teacher: TeacherSettings
     asked_again: int
+    store: Path
     ask: Callable[[str, Sequence[Question]], Label]
 
     @property
@@ -60,9 +63,9 @@ def campaign_of(domain: str, labels: LabelSettings, teacher: TeacherSettings, ho
         asked_again = store.times_asked_again()
 
     def ask(name: str, asked: Sequence[Question]) -> Label:
-        return label(name, asked, teacher, home, domain, tell)
+        return label(name, asked, teacher, home, tell)
 
-    return Campaign(domain, labels, teacher, asked_again, ask)
+    return Campaign(domain, labels, teacher, asked_again, home.store, ask)
 
 
 def mining_step(campaign: Campaign) -> Step:
@@ -71,7 +74,7 @@ def mining_step(campaign: Campaign) -> Step:
 
     def work(shop: Shop) -> dict[str, Made]:
         asked = mining_questions(shop, campaign)
-        bought = campaign.ask(f"mined_judgements {domain}", asked)
+        bought, behind = _ask(shop, campaign, "mined_judgements", asked, MINING)
         mined = answers.read_mining(asked, bought.outcomes, domain, "mined_judgements")
         shown = pl.DataFrame(
             sorted({(question.qid, docid) for question in asked for docid in question.docids}),
@@ -84,7 +87,7 @@ def mining_step(campaign: Campaign) -> Step:
         product = Product(
             (
                 Replace("judgements", mined.rows, {"domain": domain, "origin": "teacher"}),
-                *(_exchanges(bought, domain, purpose) for purpose in MINING),
+                *behind,
             ),
             content_sha256(mined.rows, ["qid", "docid"]),
             len(asked),
@@ -111,7 +114,7 @@ def ranking_step(campaign: Campaign) -> Step:
 
     def work(shop: Shop) -> dict[str, Made]:
         asked, without = ranking_questions(shop, campaign)
-        bought = campaign.ask(f"teacher_rankings {domain}", asked)
+        bought, behind = _ask(shop, campaign, "teacher_rankings", asked, ("rank_teacher",))
         ranked = answers.read_rankings(
             asked, bought.outcomes, domain, campaign.judged_by, "teacher_rankings", labels.aggregation
         )
@@ -120,7 +123,7 @@ def ranking_step(campaign: Campaign) -> Step:
             (
                 Replace("rankings", ranked.rows, {"domain": domain}),
                 Replace("ranking_samples", ranked.samples, {"domain": domain}),
-                _exchanges(bought, domain, "rank_teacher"),
+                *behind,
             ),
             content_sha256(ranked.rows, ["ranking_id"]),
             ranked.rows.height + dropped.filter(pl.col("stage") == "teacher_rankings").height,
@@ -178,6 +181,15 @@ def _concordance(rankings: pl.DataFrame) -> dict[str, float]:
     return {"kendalls_w": sum(values) / len(values)} if values else {}
 
 
-def _exchanges(bought: Label, domain: str, purpose: Purpose) -> Replace:
-    rows = bought.exchanges.filter(pl.col("purpose") == purpose)
-    return Replace("exchanges", rows, {"domain": domain, "purpose": purpose})
+def _ask(
+    shop: Shop, campaign: Campaign, asset: str, asked: Sequence[Question], purposes: Sequence[Purpose]
+) -> tuple[Label, list[Replace]]:
+    """The answers, which come into the lake whatever ends the campaign; and which of the lake's are behind them."""
+    domain, name = campaign.domain, f"{asset} {campaign.domain}"
+    with kept_at_an_error(shop.lake, campaign.store, name, asked, domain):
+        bought = campaign.ask(name, asked)
+    behind = keep(shop.lake, campaign.store, name, asked, domain).with_columns(domain=pl.lit(domain))
+    return bought, [
+        Replace("campaign_exchanges", behind.filter(purpose=purpose), {"domain": domain, "purpose": purpose})
+        for purpose in purposes
+    ]

@@ -9,6 +9,7 @@ Deliberately absent: the environment (the front door fills in address, key and b
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,7 @@ from inference.endpoint import Endpoint
 from inference.engine import Asks, Engine
 from inference.exchange import Sampling
 from inference.pace import PaceSettings
-from inference.prices import Price, Prices
+from inference.prices import SHIPPED, Price, Prices
 from inference.store import ExchangeStore
 from inference.vllm import VllmSettings, serving_vllm
 
@@ -58,6 +59,9 @@ class TeacherSettings(BaseModel):
     budget_usd: float | None = Field(None, ge=0, description="Hard limit of all spending in this home, in USD.")
     budget_tokens: int | None = Field(None, ge=0, description="Hard limit of all tokens in this home.")
     price: Price | None = Field(None, description="USD per million tokens where the table does not know the model.")
+    price_table: Path = Field(
+        SHIPPED, description="Price table in YAML; left out: inference/prices.yaml, with its date."
+    )
     generations: int = Field(
         3, ge=1, description="How often a question is asked in all, where its answers are rejected and retried."
     )
@@ -88,8 +92,21 @@ class TeacherSettings(BaseModel):
     @property
     def prices(self) -> Prices:
         """The price table, with this teacher's own price where one is given."""
-        table = Prices.load()
+        table = Prices.load(self.price_table)
         return table if self.price is None else table.with_price(self.model, self.price)
+
+    def prices_told(self, today: date) -> str:
+        """Of when the prices are, and whether that is too long ago; nothing where nothing is paid by the table."""
+        table = self.prices
+        price = table.of(self.model)
+        if self.price is not None or not (price.input or price.output):
+            return ""
+        told = f"prices of {table.dated}"
+        if not table.is_old(today):
+            return told
+        return (
+            f"{told}, more than half a year old: compare {price.source}, and give teacher.price or teacher.price_table"
+        )
 
     @property
     def share(self) -> float:

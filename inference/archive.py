@@ -2,22 +2,24 @@
 
     for record in records(store, keys): ...        # some, with the repair turns that followed them
     for record in everything(store): ...           # all that was ever paid for
-    restore(store, records)                        # into a new store: nothing is bought again
+    for charge in charges(store, scope): ...       # what was spent and no answer shows
+    restore(store, records, scope)                 # into a new store: nothing is bought again
+    restore_charges(store, charges, scope)         # and what was spent is counted
 
-The lake's `exchanges` are such rows, so a lost store is rebuilt from the lake. Absent on purpose: file formats.
+The lake keeps such rows, so a lost store is rebuilt from the lake. Absent on purpose: file formats.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from inference.exchange import Exchange, Message, Request, Sampling, canonical_json
-from inference.store import COLUMNS, GET, SELECTED, ExchangeStore, keep
+from inference.store import ADD_TOTAL, COLUMNS, GET, SELECTED, ExchangeStore, keep
 
 MANY = 500
 _SOME = (
@@ -32,6 +34,26 @@ _AGAIN = (
     "INSERT INTO asked_again (key, generation) VALUES (?, ?) "
     "ON CONFLICT (key) DO UPDATE SET generation = max(generation, excluded.generation)"
 )
+_GENERATIONS = "SELECT a.key, a.generation FROM json_each(?) AS k JOIN asked_again AS a ON a.key = k.value"
+# Every answer is booked at the moment that stands on it.
+_CHARGES = (
+    "SELECT s.at, s.key, s.kind, s.usd, s.tokens FROM spend AS s LEFT JOIN exchanges AS e "
+    "ON s.kind = 'answer' AND e.key = s.key AND e.created_at = s.at WHERE s.scope = ? AND e.key IS NULL ORDER BY s.id"
+)
+_CHARGE = (
+    "INSERT INTO spend (at, scope, key, kind, usd, tokens) SELECT ?1, ?6, ?2, ?3, ?4, ?5 WHERE NOT EXISTS "
+    "(SELECT 1 FROM spend WHERE at = ?1 AND scope = ?6 AND key = ?2 AND kind = ?3)"
+)
+
+
+class Charge(NamedTuple):
+    """What was spent and no stored answer shows: presumably, or for an answer that had been bought already."""
+
+    at: str
+    key: str
+    kind: str
+    usd: float
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +98,29 @@ def everything(store: ExchangeStore) -> Iterator[Record]:
         last = rows[-1][-1]
 
 
+def keys(store: ExchangeStore) -> set[str]:
+    """The keys of all answers in the store."""
+    sql = "SELECT key FROM exchanges"
+    return {key for (key,) in store.clerk.submit(lambda con: con.execute(sql).fetchall(), writes=False).result()}
+
+
+def generations(store: ExchangeStore, requests: Sequence[Request]) -> list[int]:
+    """The generation in which each request is asked now, without its answer."""
+    wanted = json.dumps([request.key for request in requests])
+
+    def work(con: sqlite3.Connection) -> dict[str, int]:
+        return dict(con.execute(_GENERATIONS, (wanted,)).fetchall())
+
+    again = store.clerk.submit(work, writes=False).result()
+    return [again.get(request.key, request.generation) for request in requests]
+
+
+def charges(store: ExchangeStore, scope: str) -> list[Charge]:
+    """What was spent under a scope beside the answers that are stored, oldest first."""
+    rows = store.clerk.submit(lambda con: con.execute(_CHARGES, (scope,)).fetchall(), writes=False).result()
+    return [Charge(*row) for row in rows]
+
+
 def restore(store: ExchangeStore, restored: Iterable[Record], scope: str) -> int:
     """Put answers into a store and count what they cost as spent under `scope`; gives how many were new to it.
 
@@ -99,6 +144,18 @@ def restore(store: ExchangeStore, restored: Iterable[Record], scope: str) -> int
 
         new += store.clerk.submit(work, writes=True).result()
     return new
+
+
+def restore_charges(store: ExchangeStore, restored: Iterable[Charge], scope: str) -> None:
+    """Count charges as spent under `scope`, each once, however often they are restored."""
+    wanted = list(restored)
+
+    def work(con: sqlite3.Connection) -> None:
+        for charge in wanted:
+            if con.execute(_CHARGE, (*charge, scope)).rowcount:
+                con.execute(ADD_TOTAL, (scope, charge.usd, charge.tokens))
+
+    store.clerk.submit(work, writes=True).result()
 
 
 def _record(row: tuple[Any, ...]) -> Record:

@@ -20,8 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from inference.exchange import Request
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
+HALF_A_YEAR = datetime.timedelta(days=183)
 # Chat templates wrap every message in a few tokens of their own.
 TOKENS_PER_MESSAGE = 16
+# As measured over prompts of four English domains; other languages have fewer bytes a token.
+BYTES_PER_TOKEN = 3.6
+# Two more messages, and what names the fault.
+REPAIR_TOKENS = 1_000
 
 
 class UnknownPrice(Exception):
@@ -72,9 +77,13 @@ class Prices:
         """Read a table from YAML; raises ValueError that names the file."""
         try:
             table = _Table.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (ValidationError, yaml.YAMLError) as error:
+        except (OSError, ValidationError, yaml.YAMLError) as error:
             raise ValueError(f"The price table {path} cannot be read: {error}. Compare it with {SHIPPED}.") from error
         return Prices(table.dated, table.models)
+
+    def is_old(self, today: datetime.date) -> bool:
+        """Whether it was last checked more than half a year ago."""
+        return today - self.dated > HALF_A_YEAR
 
     def with_price(self, model: str, price: Price) -> Prices:
         return Prices(self.dated, {**self.models, model: price})
@@ -105,6 +114,14 @@ class Prices:
         usd = (prompt * dearest_input + request.sampling.max_tokens * price.output) / 1e6
         return Cost(usd, prompt + request.sampling.max_tokens)
 
+    def worst_repair(self, request: Request) -> Cost:
+        """The most that the repair turn of a request can cost: its prompt, any answer to it, and the fault named."""
+        if request.repair_of is not None or not request.mend:
+            return NOTHING
+        price, limit = self.of(request.sampling.model), request.sampling.max_tokens
+        prompt = prompt_tokens_at_most(request) + limit + REPAIR_TOKENS
+        return Cost((prompt * max(price.input, price.cached) + limit * price.output) / 1e6, prompt + limit)
+
 
 def prompt_tokens_at_most(request: Request) -> int:
     """An upper bound on the prompt's tokens under any byte-level tokenizer: the bytes of its JSON, and more."""
@@ -112,5 +129,5 @@ def prompt_tokens_at_most(request: Request) -> int:
 
 
 def prompt_tokens_about(request: Request) -> int:
-    """A fair guess at the prompt's tokens: four bytes each, as in English prose."""
-    return len(request.messages_json) // 4
+    """A fair guess at the prompt's tokens, where no answer of the model has told how many its prompts have."""
+    return round(len(request.messages_json) / BYTES_PER_TOKEN)

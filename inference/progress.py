@@ -66,7 +66,7 @@ class Progress:
         parts = [f"{self.done:,}{of_total} done", f"{self.stored:,} stored", f"{self.calls:,} calls"]
         parts += [f"{self.repaired:,} repaired"] if self.repaired else []
         parts += [f"{n:,} faulty ({kind})" for kind, n in sorted(self.faulty.items())]
-        parts += [f"{n:,} failed ({kind})" for kind, n in sorted(self.failed.items())]
+        parts += [f"{n:,} failed ({kind})" for kind, n in sorted(self.failed.items()) if n]
         parts += [f"{n:,} x {kind}" for kind, n in sorted(self.troubles.items())]
         parts += [f"{self.rate:.1f}/s", f"{self.in_flight} in flight of {self.concurrency}"]
         parts += [f"{n:,} wait for {batch}" for batch, n in self.held.items()]
@@ -100,8 +100,11 @@ class Progress:
             "batch_files_left": self.files_left, "spent_usd": self.spent.usd, "spent_tokens": self.spent.tokens,
             "elapsed_s": self.elapsed_s,
         }  # fmt: skip
-        if self.budget.usd is not None:
-            named["budget_usd"] = self.budget.usd
+        known = {
+            "total": self.total, "eta_s": self.eta_s, "budget_usd": self.budget.usd,
+            "budget_tokens": self.budget.tokens,
+        }  # fmt: skip
+        named |= {name: value for name, value in known.items() if value is not None}
         for group, counts in (("faulty", self.faulty), ("failed", self.failed), ("trouble", self.troubles)):
             named |= {f"{group}_{kind.replace(' ', '_')}": n for kind, n in sorted(counts.items())}
         return named
@@ -130,6 +133,7 @@ class Tally:
     files_deleted: int = 0
     files_left: int = 0
     started: float = field(default_factory=time.monotonic)
+    _unanswered: dict[str, str] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -142,7 +146,11 @@ class Tally:
         self.usd += exchange.usd
 
     def outcome(self, outcome: Exchange | Failure) -> None:
+        """Count what a request has come to; where it had failed and was asked once more, in place of the failure."""
+        if (kind := self._unanswered.pop(outcome.request_id, None)) is not None:
+            self.failed[kind] -= 1
         if isinstance(outcome, Failure):
+            self._unanswered[outcome.request_id] = outcome.kind
             self.failed[outcome.kind] += 1
             return
         self.stored += outcome.from_store

@@ -65,8 +65,10 @@ _ASK_AGAIN = (
 )
 # An answer that came in a batch has no latency of its own and says nothing about how long a live one takes.
 _USUAL = (
-    "SELECT count(*), avg(completion_tokens), coalesce(avg(nullif(latency_s, 0.0)), avg(completion_tokens) / ?2) "
-    "FROM (SELECT completion_tokens, latency_s FROM exchanges WHERE model = ?1 ORDER BY rowid DESC LIMIT 1000)"
+    "SELECT count(*), avg(completion_tokens), coalesce(avg(nullif(latency_s, 0.0)), avg(completion_tokens) / ?2), "
+    "sum(prompt_tokens) * 1.0 / sum(length(CAST(messages AS BLOB))) "
+    "FROM (SELECT completion_tokens, latency_s, prompt_tokens, messages FROM exchanges WHERE model = ?1 "
+    "ORDER BY rowid DESC LIMIT 1000)"
 )
 _RIVALS = (
     "SELECT c.key, c.host, c.pid, c.expires_at, b.batch, b.endpoint, b.filed_at "
@@ -106,7 +108,7 @@ _PRESUME = (
 )
 _DROP = f"DELETE {_ENDING}"
 _SPEND = ("spend", ("at", "scope", "key", "kind", "usd", "tokens"))
-_ADD_TOTAL = (
+ADD_TOTAL = (
     "INSERT INTO totals (scope, usd, tokens) VALUES (?,?,?) "
     "ON CONFLICT (scope) DO UPDATE SET usd = usd + excluded.usd, tokens = tokens + excluded.tokens"
 )
@@ -154,11 +156,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Usual:
-    """Means over the newest stored answers of a model: how many there were, their completion tokens and seconds."""
+    """Means over the newest stored answers of a model: how many there were, their completion tokens and seconds.
+
+    `tokens_per_byte` is of their prompts.
+    """
 
     answers: int
     completion_tokens: float
     seconds: float
+    tokens_per_byte: float
 
 
 class ExchangeStore:
@@ -385,7 +391,7 @@ def keep(con: sqlite3.Connection, exchanges: Sequence[Exchange], texts: Sequence
     new = insert(con, _KEEP, rows)
     costs = [Cost(e.usd, e.prompt_tokens + e.completion_tokens) for e in exchanges]
     insert(con, _SPEND, [(e.created_at, scope, e.key, "answer", *c) for e, c in zip(exchanges, costs, strict=True)])
-    con.execute(_ADD_TOTAL, (scope, sum(c.usd for c in costs), sum(c.tokens for c in costs)))
+    con.execute(ADD_TOTAL, (scope, sum(c.usd for c in costs), sum(c.tokens for c in costs)))
     return new
 
 

@@ -1,8 +1,8 @@
 """`rankmill estimate | label | resynthesize`: label campaigns without Dagster, on the same lake and answers."""
 
 import json
-import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -12,6 +12,7 @@ from rankmill.options import AsJson, BudgetUsd, Home, Limit, ProfileName, Source
 if TYPE_CHECKING:
     from flows.plan import Planned
     from flows.resynthesis import Mill
+    from rankmill.progress import ChangingLine
 
 WIDEST = 1_000  # columns of a table, in letters: more than any has
 
@@ -36,8 +37,8 @@ def estimate(
     """Say what labelling would take, in calls, tokens, USD and hours, from the real prompts; buy nothing."""
     with plain_errors():
         mill = _mill(sources, limit, domain, None, profile, home, buys=False)
-        planned = _plan(mill, retry)
-        _show(planned, as_json)
+        planned = _plan(mill, retry, _line())
+        _show(planned, mill, as_json)
 
 
 def label(
@@ -54,8 +55,8 @@ def label(
     Answers come from the exchange store where it has them; `rankmill run` goes on from what was made here.
     """
     with plain_errors():
-        mill = _mill(sources, limit, domain, budget_usd, profile, home)
-        _label(mill, _plan(mill, retry))
+        mill, line = _mill(sources, limit, domain, budget_usd, profile, home), _line()
+        _label(mill, _plan(mill, retry, line), line)
 
 
 def resynthesize(
@@ -68,10 +69,11 @@ def resynthesize(
     """Label what is missing, new, changed or was rejected: print the plan, stay in the budget, leave a report."""
     with plain_errors():
         mill = _mill(None, None, domain, budget_usd, profile, home, buys=not dry_run)
-        planned = _plan(mill, "rejected")
-        _show(planned, as_json=False)
+        line = _line()
+        planned = _plan(mill, "rejected", line)
+        _show(planned, mill, as_json=False)
         if not dry_run:
-            _label(mill, planned)
+            _label(mill, planned, line)
 
 
 def _mill(
@@ -107,24 +109,35 @@ def _mill(
     )
 
 
-def _plan(mill: "Mill", retry: str | None) -> "list[Planned]":
+def _line() -> "ChangingLine":
+    from rich.console import Console
+
+    from rankmill.progress import ChangingLine
+
+    return ChangingLine(Console(stderr=True))
+
+
+def _plan(mill: "Mill", retry: str | None, line: "ChangingLine") -> "list[Planned]":
     from flows.resynthesis import plan_all
 
-    return plan_all(mill, retry == "rejected", _tell)
+    return plan_all(mill, retry == "rejected", line.line)
 
 
-def _label(mill: "Mill", planned: "list[Planned]") -> None:
+def _label(mill: "Mill", planned: "list[Planned]", line: "ChangingLine") -> None:
     from flows.resynthesis import label_all, report
 
     try:
-        label_all(mill, planned, _tell)
+        with line.shown("labelling"):
+            label_all(mill, planned, line.line, line.say)
     finally:
         typer.echo(f"report: {report(mill, planned)}")
 
 
-def _show(planned: "list[Planned]", as_json: bool) -> None:
+def _show(planned: "list[Planned]", mill: "Mill", as_json: bool) -> None:
     from flows.standing import STATES
 
+    if prices := mill.teacher.prices_told(datetime.now(UTC).date()):
+        typer.echo(prices, err=True)
     if as_json:
         rows = [
             {
@@ -176,12 +189,5 @@ def _cells(foreseen: Any) -> list[str]:
         f"{foreseen.completion_tokens:,.0f}",
         f"{foreseen.usd:,.2f}",
         f"{foreseen.usd_at_most:,.2f}",
-        f"{foreseen.hours:,.2f}",
+        f"≤ {foreseen.hours:,.0f}" if foreseen.in_window else f"{foreseen.hours:,.2f}",
     ]
-
-
-_STARTED = time.monotonic()
-
-
-def _tell(text: str) -> None:
-    typer.echo(f"[{time.monotonic() - _STARTED:6.1f} s] {text}", err=True)

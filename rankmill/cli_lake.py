@@ -139,7 +139,7 @@ def rebuild_store(home: Home = None) -> None:
     """Put every exchange of the lake into the exchange store, where it was lost: nothing is bought again."""
     with plain_errors():
         environment(None, home)
-        from flows.resynthesis import rebuild_store
+        from flows.paid import rebuild_store
         from rankmill.settings import Settings
 
         path = Settings.load().store_path

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
+from flows.paid import every_call_kept
 from flows.teacher import engine_at
 from inference.progress import Progress
 from rankmill.chosen_model import ChosenModel
@@ -21,6 +22,7 @@ from rankmill.settings import Settings
 from training.jobs import EndpointRerankJob
 from training.over_endpoint import rerank_over
 from warehouse.evaluation import keep_candidates
+from warehouse.lake import opened
 
 DOMAIN = "run"  # a TREC run knows no domains
 
@@ -48,7 +50,12 @@ def rerank_by_teacher(
         cache=settings.models / "base",
     )
     name = f"reranking {chosen.recipe.name}"
-    with engine_at(teacher, settings.store_path, settings.campaign_home.logs, name) as engine:
+    store, logs = settings.store_path, settings.campaign_home.logs
+    with (
+        opened(settings.lake()) as lake,
+        every_call_kept(lake, store, name),
+        engine_at(teacher, store, logs, name) as engine,
+    ):
         result = rerank_over(engine, job, watch)
     calls = pl.read_parquet(job.folder / "calls.parquet")
     told = calls["cached_tokens"].null_count() < calls.height

@@ -31,13 +31,19 @@ from warehouse.migrations import migrate, table_columns
 _LOCKED = ("database is locked", "conflict", "failed to commit", "transaction", "could not serialize", "duplicate key")
 
 
+Where = Mapping[str, str | Sequence[str]]
+
+
 @dataclass(frozen=True)
 class Replace:
-    """Rows for `table` that take the place of those whose columns equal `where`; an empty `where` replaces all."""
+    """Rows for `table` that take the place of those whose columns equal `where`; an empty `where` replaces all.
+
+    A column that `where` gives several values for is to have one of them.
+    """
 
     table: str
     frame: pl.DataFrame
-    where: Mapping[str, str] = field(default_factory=dict)
+    where: Where = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Stream:
 
     table: str
     pieces: Callable[[], Iterable[pl.DataFrame]]
-    where: Mapping[str, str] | None = None
+    where: Where | None = None
 
 
 Write = Replace | Append | Stream
@@ -212,9 +218,12 @@ class Lake:
                 connection.execute(f"INSERT INTO lake.{write.table} ({columns}) SELECT {columns} FROM incoming")
                 connection.unregister("incoming")
 
-    def _condition(self, table: str, where: Mapping[str, str]) -> tuple[str, list[str]]:
-        columns = [self._column(table, column) for column in where]
-        clause = " AND ".join(f"{column} = ?" for column in columns)
+    def _condition(self, table: str, where: Where) -> tuple[str, list[Any]]:
+        one, some = "{} = ?", "{} IN (SELECT unnest(?::VARCHAR[]))"
+        clause = " AND ".join(
+            (one if isinstance(value, str) else some).format(self._column(table, column))
+            for column, value in where.items()
+        )
         return (f" WHERE {clause}" if clause else ""), list(where.values())
 
     @staticmethod

@@ -14,7 +14,8 @@ from warehouse.ledger import latest
 
 KEYS = {
     "queries": ("domain", "qid"), "passages": ("domain", "docid"), "candidates": ("domain", "qid", "docid"),
-    "exchanges": ("domain", "purpose", "key"), "rankings": ("ranking_id",), "consistent_rankings": ("ranking_id",),
+    "exchanges": ("domain", "purpose", "key"), "campaign_exchanges": ("domain", "purpose", "key"),
+    "rankings": ("ranking_id",), "consistent_rankings": ("ranking_id",),
     "training_rows": ("release", "row_id"), "releases": ("release",), "models": ("model",),
     "rerank_runs": ("run", "recipe", "stage", "domain", "qid", "docid"),
 }  # fmt: skip

@@ -80,6 +80,12 @@ def book(lake: Lake) -> dict[tuple[str, str], Materialization]:
     return {(row.asset, row.partition_key): row for row in made}
 
 
+def campaign_calls(lake: Lake, columns: Sequence[str], snapshot: int | None = None) -> pl.DataFrame:
+    """Columns (domain, purpose and key among them) of the exchanges behind the newest campaign of every domain."""
+    keys = lake.read("campaign_exchanges", snapshot=snapshot)
+    return lake.read("exchanges", columns=columns, snapshot=snapshot).join(keys, on=keys.columns, how="semi")
+
+
 def input_sha256(code_version: str, settings: Mapping[str, Any], inputs: Sequence[Materialization]) -> str:
     """The hash of all that shapes an asset: its code version, settings, and the content of what it reads."""
     read = sorted((made.asset, made.partition_key, made.content_sha256) for made in inputs)

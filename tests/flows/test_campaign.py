@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 from flows.answers import read_mining, read_rankings
-from flows.campaign import EXCHANGE_SCHEMA, Home, Label, label
+from flows.campaign import Home, Label, label
+from flows.paid import EXCHANGE_SCHEMA, exchange_rows
 from flows.questions import LabelSettings, Pool, Question, mining_questions, ranking_questions
 from flows.teacher import TeacherSettings
 from inference.archive import records
@@ -41,6 +39,12 @@ def at(folder: Path) -> Home:
     return Home(folder / "x.sqlite", folder / "logs")
 
 
+def rows(folder: Path, asked: list[Question]) -> pl.DataFrame:
+    """What is stored behind some questions, as rows of the lake."""
+    with ExchangeStore(folder / "x.sqlite") as store:
+        return exchange_rows(store, asked, "math")
+
+
 def paid(bought: Label) -> tuple[int, int]:
     """Answers bought, and questions answered from the store."""
     return bought.progress.answers, bought.progress.stored
@@ -64,14 +68,12 @@ def ranking(count: int) -> list[Question]:
 
 def test_the_stand_in_s_answers_become_judgements_and_rankings(tmp_path: Path) -> None:
     asked = mining(3)
-    bought = label("mine", asked, TeacherSettings(), at(tmp_path), "math")
+    bought = label("mine", asked, TeacherSettings(), at(tmp_path))
     mined = read_mining(asked, bought.outcomes, "math", "mined_judgements")
     assert mined.rows.filter(pl.col("role") == "positive")["docid"].unique().to_list() == ["d0"]
-    assert bought.progress.answers == len(asked) == bought.exchanges.height
+    assert bought.progress.answers == len(asked) == rows(tmp_path, asked).height
     lists = ranking(3)
-    ranked = read_rankings(
-        lists, label("rank", lists, TeacherSettings(), at(tmp_path), "math").outcomes, "math", "human", "s"
-    )
+    ranked = read_rankings(lists, label("rank", lists, TeacherSettings(), at(tmp_path)).outcomes, "math", "human", "s")
     assert ranked.rejections.is_empty()
     assert ranked.rows["judge"].unique().to_list() == ["stand-in-teacher"]
     for row in ranked.rows.iter_rows(named=True):
@@ -84,17 +86,17 @@ def test_a_second_call_buys_nothing_and_brings_the_same(tmp_path: Path) -> None:
     asked = ranking(12)
     with running_standin(Faults(rate_garbage=0.4, rate_500=0.1)) as server:
         teacher = TeacherSettings(base_url=server.base_url)
-        first = label("rank", asked, teacher, at(tmp_path), "math")
-        answered = server.counts["answered"]
-        again = label("rank", asked, teacher, at(tmp_path), "math")
+        first = label("rank", asked, teacher, at(tmp_path))
+        answered, before = server.counts["answered"], rows(tmp_path, asked)
+        again = label("rank", asked, teacher, at(tmp_path))
         assert server.counts["answered"] == answered
-    repairs = first.exchanges.height - len(asked)
+    repairs = before.height - len(asked)
     # Garbage was answered, so that repair turns are among what must not be bought again.
     assert repairs > 0
     assert paid(first) == (answered, 0) == (len(asked) + repairs, 0)
     assert paid(again) == (0, len(asked))
     assert {again.figures[name] for name in ("calls", "answers", "tokens", "usd", "unanswered")} == {0}
-    assert again.exchanges.equals(first.exchanges)
+    assert rows(tmp_path, asked).equals(before)
     for domain in ("math", "other"):
         made = [read_rankings(asked, bought.outcomes, domain, "human", "s") for bought in (first, again)]
         assert made[0].rows.equals(made[1].rows)
@@ -103,22 +105,22 @@ def test_a_second_call_buys_nothing_and_brings_the_same(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_may_have_been_charged_for_is_told_and_stands_in_the_figures(tmp_path: Path) -> None:
     asked, told = ranking(3), list[str]()
-    assert "presumed_usd" not in label("rank", asked, TeacherSettings(), at(tmp_path), "math", told.append).figures
+    assert "presumed_usd" not in label("rank", asked, TeacherSettings(), at(tmp_path), told.append).figures
     assert not any("in flight when a process ended" in line for line in told)
     with ExchangeStore(tmp_path / "x.sqlite") as store:
         lost = ranking(5)[-1].request
         assert store.claim([(lost, Cost(0.25, 700))], Budget())[0].status == "granted"
         store.release([lost.key], presumed=True)
-    figures = label("rank", ranking(5), TeacherSettings(), at(tmp_path), "math", told.append).figures
+    figures = label("rank", ranking(5), TeacherSettings(), at(tmp_path), told.append).figures
     assert (figures["presumed_requests"], figures["presumed_usd"]) == (1, 0.25)
     (line,) = [line for line in told if "in flight when a process ended" in line]
     assert "1 requests" in line and "$0.25" in line
 
 
 def test_only_what_is_missing_is_bought_when_questions_are_added(tmp_path: Path) -> None:
-    label("rank", ranking(4), TeacherSettings(), at(tmp_path), "math")
-    more = label("rank", ranking(7), TeacherSettings(), at(tmp_path), "math")
-    assert (*paid(more), more.exchanges.height) == (3, 4, 7)
+    label("rank", ranking(4), TeacherSettings(), at(tmp_path))
+    more = label("rank", ranking(7), TeacherSettings(), at(tmp_path))
+    assert (*paid(more), rows(tmp_path, ranking(7)).height) == (3, 4, 7)
 
 
 def test_an_answer_that_still_wants_its_repair_turn_gets_one(tmp_path: Path) -> None:
@@ -128,19 +130,20 @@ def test_an_answer_that_still_wants_its_repair_turn_gets_one(tmp_path: Path) -> 
         endpoint = Endpoint(base_url=server.base_url, api_key=SecretStr("none"))
         engine = Engine(endpoint, store, Budget(), Prices.load(), PaceSettings())
         ask_all(engine, [question.request for question in asked])
-    bought = label("rank", asked, TeacherSettings(), at(tmp_path), "math")
-    assert bought.progress.answers == 3 and bought.exchanges.height == 6
+    bought = label("rank", asked, TeacherSettings(), at(tmp_path))
+    assert bought.progress.answers == 3 and rows(tmp_path, asked).height == 6
     assert all(isinstance(outcome, Exchange) and outcome.repaired for outcome in bought.outcomes)
     assert read_rankings(asked, bought.outcomes, "math", "human", "s").rows.height == 3
 
 
 def test_exchange_rows_are_whole_and_name_question_prompt_and_price(tmp_path: Path) -> None:
     asked = mining(4)
-    rows = label("mine", asked, TeacherSettings(price=DEAR), at(tmp_path), "math").exchanges
-    assert dict(rows.schema) == dict(EXCHANGE_SCHEMA)
-    assert rows["key"].n_unique() == rows.height == len(asked)
+    label("mine", asked, TeacherSettings(price=DEAR), at(tmp_path))
+    found = rows(tmp_path, asked)
+    assert dict(found.schema) == dict(EXCHANGE_SCHEMA)
+    assert found["key"].n_unique() == found.height == len(asked)
     by_key = {question.request.key: question for question in asked}
-    for row in rows.iter_rows(named=True):
+    for row in found.iter_rows(named=True):
         question = by_key[row["key"]]
         assert json.loads(row["messages"]) == [dict(message) for message in question.request.messages]
         assert (row["purpose"], row["prompt_sha256"]) == (question.purpose, question.template.sha256)
@@ -152,12 +155,12 @@ def test_no_row_file_or_message_holds_the_key(tmp_path: Path) -> None:
     asked, told = mining(4), list[str]()
     with running_standin(Faults(rate_garbage=0.5), api_key=KEY) as server:
         teacher = TeacherSettings(base_url=server.base_url, api_key=SecretStr(KEY))
-        bought = label("mine", asked, teacher, at(tmp_path), "math", told.append)
+        bought = label("mine", asked, teacher, at(tmp_path), told.append)
         with pytest.raises(EndpointRefused) as refused:
             wrong = TeacherSettings(base_url=server.base_url, api_key=SecretStr(KEY[::-1]))
-            label("mine", mining(5), wrong, at(tmp_path), "math", told.append)
+            label("mine", mining(5), wrong, at(tmp_path), told.append)
     assert told
-    places = [bought.exchanges.write_json(), repr(bought), repr(teacher), teacher.model_dump_json(), str(told)]
+    places = [rows(tmp_path, asked).write_json(), repr(bought), repr(teacher), teacher.model_dump_json(), str(told)]
     places += [str(refused.value), repr(refused.value)]
     for secret in (KEY, KEY[::-1]):
         assert not [place for place in places if secret in place]
@@ -170,107 +173,18 @@ def test_a_budget_stops_the_campaign_and_everything_bought_is_kept(tmp_path: Pat
     with running_standin() as server:
         poor = poor.model_copy(update={"base_url": server.base_url})
         with pytest.raises(BudgetExceeded, match=r"stopped at \$[\d,.]+ of \$4,000\.00 after \d+ of 30 requests; all"):
-            label("teacher_rankings math", asked, poor, at(tmp_path), "math")
+            label("teacher_rankings math", asked, poor, at(tmp_path))
         bought = server.counts["answered"]
         assert 0 < bought < 30
         with ExchangeStore(tmp_path / "x.sqlite") as store:
             assert len(list(records(store, (question.request.key for question in asked)))) == bought
             assert 0 < store.spent("all").usd <= 4000
         rich = poor.model_copy(update={"budget_usd": 1e9})
-        rest = label("teacher_rankings math", asked, rich, at(tmp_path), "math")
+        rest = label("teacher_rankings math", asked, rich, at(tmp_path))
         assert (*paid(rest), server.counts["answered"]) == (30 - bought, bought, 30)
 
 
 def test_no_questions_are_answered_with_nothing(tmp_path: Path) -> None:
-    bought = label("mine", [], TeacherSettings(), at(tmp_path), "math")
-    assert (bought.outcomes, bought.exchanges.height, bought.progress.calls) == ((), 0, 0)
-    assert dict(bought.exchanges.schema) == dict(EXCHANGE_SCHEMA)
-
-
-FLOW = """
-import asyncio, os, signal, sys, time, pathlib
-from prefect.client.orchestration import get_client
-sys.path.insert(0, sys.argv[1])
-from test_campaign import DEAR, Home, TeacherSettings, label, paid, ranking
-from inference.budget import BudgetExceeded
-from inference.pace import PaceSettings
-from inference.standin.faults import Faults
-from inference.standin.server import running_standin
-folder, asked = pathlib.Path(sys.argv[2]), ranking(1000)
-home = Home(folder / "x.sqlite", folder / "logs", folder / "results")
-try:
-    label("rank math", asked, TeacherSettings(price=DEAR, budget_usd=1.0), home, "math")
-except BudgetExceeded as error:
-    print(f"STOPPED {error}")
-bought = label("rank math", asked, TeacherSettings(), home, "math")
-print("BOUGHT", *paid(bought))
-started = time.monotonic()
-again = label("rank math", asked, TeacherSettings(), home, "math")
-print("AGAIN", *paid(again), time.monotonic() - started < 2)
-
-
-async def shown():
-    # Task runs come to the server as events, a moment after they ended.
-    async with get_client() as server:
-        for _ in range(100):
-            tasks = [run for run in await server.read_task_runs() if run.name.startswith("questions")]
-            if sum(run.state_name == "Completed" for run in tasks) == 3:
-                break
-            await asyncio.sleep(0.1)
-        print("FLOWS", sorted((run.name, run.state_name) for run in await server.read_flow_runs()))
-        print("TASKS", sorted(run.name for run in tasks if run.state_name == "Completed"))
-
-
-asyncio.run(shown())
-
-
-def cancelled(number, frame):
-    raise KeyError("as a cancelled run of Dagster's raises")
-
-
-def tell(line):
-    # Called within a task of the event loop, which keeps what is raised there to itself.
-    if "/60 done" in line:
-        os.kill(os.getpid(), signal.SIGINT)
-
-
-signal.signal(signal.SIGINT, cancelled)
-with running_standin(Faults(latency_s=1.0)) as server:
-    slow = TeacherSettings(base_url=server.base_url, pace=PaceSettings(max_in_flight=2))
-    try:
-        label("rank more", ranking(60), slow, Home(folder / "more.sqlite", home.logs, home.prefect), "math", tell)
-    except KeyError:
-        print("CANCELLED", 0 < server.counts["answered"] < 60)
-"""
-
-
-SAID = ("STOPPED", "BOUGHT", "AGAIN", "FLOWS", "TASKS", "CANCELLED")
-
-
-def test_under_prefect_a_spent_budget_is_not_retried_stored_answers_need_no_flow_and_a_signal_ends_it(
-    tmp_path: Path,
-) -> None:
-    here = str(Path(__file__).parent)
-    # On a busy machine Prefect's own server takes longer to come up than the twenty seconds that it is given.
-    patient = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "100"}
-    quiet = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", **patient}
-    ended = subprocess.run(
-        [sys.executable, "-c", FLOW, here, str(tmp_path)],
-        env={**os.environ, **quiet}, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    said = [line for line in ended.stdout.splitlines() if line.split(" ")[0] in SAID]
-    assert said[0].startswith("STOPPED stopped at $0.00 of $1.00 after 0 of 1,000 requests")
-    assert said[1:] == [
-        "BOUGHT 1000 0",
-        "AGAIN 0 1000 True",
-        # The names by which a person finds them in the UI, as the server's API has them.
-        "FLOWS [('rank math', 'Completed'), ('rank math', 'Failed')]",
-        "TASKS ['questions 0 to 400', 'questions 400 to 800', 'questions 800 to 1000']",
-        "CANCELLED True",
-    ]
-    assert "Retry" not in ended.stderr
-    assert "questions 0 to 400" in ended.stderr
-    kept = {file.name: json.loads(file.read_text("utf-8")) for file in (tmp_path / "results").iterdir()}
-    chunks = {name.rsplit("-", 1)[1]: json.loads(record["result"]) for name, record in kept.items() if "-" in name}
-    assert {first: told["questions"] for first, told in chunks.items()} == {"0": 400, "400": 400, "800": 200}
+    bought = label("mine", [], TeacherSettings(), at(tmp_path))
+    assert (bought.outcomes, bought.progress.calls) == ((), 0)
+    assert rows(tmp_path, []).is_empty() and dict(rows(tmp_path, []).schema) == dict(EXCHANGE_SCHEMA)

@@ -12,8 +12,9 @@ import polars as pl
 import pytest
 from mills import mill, write_folder
 
+from flows.paid import rebuild_store
 from flows.plan import Planned
-from flows.resynthesis import Mill, label_all, plan_all, rebuild_store, report
+from flows.resynthesis import Mill, label_all, plan_all, report
 from flows.steps import ranking_questions
 from flows.teacher import engine_for
 from inference.budget import BudgetExceeded
@@ -45,7 +46,7 @@ def states(planned: list[Planned]) -> dict[tuple[str, str], dict[str, int]]:
 
 def label(made: Mill, retry: bool = False) -> list[Planned]:
     planned = plan_all(made, retry, silent)
-    label_all(made, planned, silent)
+    label_all(made, planned, silent, silent)
     return planned
 
 
@@ -58,7 +59,7 @@ def test_a_plan_buys_nothing_and_counts_the_calls_that_follow(tmp_path: Path, te
     assert by_place["land", "ranking"].provisional and by_place["land", "ranking"].states == {"new": 14}
     # People have judged the sea: nothing is mined, and its lists are known before anything is bought.
     assert by_place["sea", "mining"].states == {} and not by_place["sea", "ranking"].provisional
-    label_all(made, planned, silent)
+    label_all(made, planned, silent, silent)
     ranked = made.lake.read("rankings").height
     assert teacher.counts["answered"] == 28 + ranked
     assert sum(each.estimate.calls for each in planned) == 28 + 14 + 7 >= 28 + ranked
@@ -133,7 +134,13 @@ def test_an_answer_without_its_repair_turn_is_planned_as_such(tmp_path: Path) ->
         asked, _ = ranking_questions(Shop(made.lake, "sea", made.lake.snapshot(), ["sea"]), campaign)
         with ExchangeStore(made.home.store) as store:
             ask_all(engine_for(made.teacher, broken.base_url, store, "sea"), [q.request for q in asked[:4]])
-    assert states(plan_all(made, False, silent))["sea", "ranking"] == {"unrepaired": 4, "new": 3}
+    planned = plan_all(made, False, silent)
+    assert states(planned)["sea", "ranking"] == {"unrepaired": 4, "new": 3}
+    (foreseen,) = [each.estimate for each in planned if each.purpose == "ranking"]
+    assert (foreseen.calls, foreseen.stored) == (7, 0)
+    with running_standin() as teacher:
+        label(mill(tmp_path, {"sea": 8}, teacher.base_url))
+        assert teacher.counts["answered"] == foreseen.calls
 
 
 def test_a_spent_budget_keeps_what_was_bought_and_the_report_can_still_be_written(

@@ -14,6 +14,7 @@ from inference.batch.engine import BatchEngine
 from inference.budget import ASSUMED_TOKENS_PER_S, Budget, BudgetExceeded, estimate
 from inference.engine import ask_all
 from inference.exchange import Exchange, Failure
+from inference.pace import PaceSettings
 from inference.prices import Price, Prices, UnknownPrice
 from inference.standin.faults import Faults
 from inference.standin.server import MODEL, running_standin
@@ -117,8 +118,8 @@ def test_an_answer_of_a_batch_says_nothing_about_how_long_a_live_one_takes(
 
 
 def test_the_estimate_of_a_batch_is_its_share_of_the_price(some_requests: Make, store: ExchangeStore) -> None:
-    live = estimate(some_requests(5), HALVED, store, in_flight=1)
-    batch = estimate(some_requests(5), HALVED, store, in_flight=1, share=HALVED.of(MODEL).batch)
+    live = estimate(some_requests(5), HALVED, store, PaceSettings())
+    batch = estimate(some_requests(5), HALVED, store, PaceSettings(), share=HALVED.of(MODEL).batch)
     assert batch.usd_at_most == live.usd_at_most / 2 > 0 and batch.usd == live.usd / 2
 
 

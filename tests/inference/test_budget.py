@@ -21,16 +21,17 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 from salt_water import DEAR
-from servers import serving
+from servers import answering, serving
 
 from inference.archive import records
 from inference.budget import Budget, BudgetExceeded, estimate
 from inference.engine import Engine, ask_all
-from inference.exchange import Exchange, Failure, Request
+from inference.exchange import Exchange, Failure, Request, Sampling, repair_request
+from inference.pace import PaceSettings
 from inference.prices import NOTHING, Cost, Prices, UnknownPrice
 from inference.standin.completions import completion
 from inference.standin.faults import Draw, Faults
-from inference.standin.server import Standin, running_standin
+from inference.standin.server import MODEL, Standin, running_standin
 from inference.store import ExchangeStore
 from inference.teller import Teller
 
@@ -254,12 +255,79 @@ def test_an_estimate_counts_what_is_missing_and_its_worst_price(
     requests = some_requests(10)
     with running_standin() as server:
         ask_all(engine_for(server), requests[:4])
-    found = estimate([*requests, requests[9]], DEAR, store, in_flight=2)
-    assert (found.requests, found.stored, found.calls) == (11, 5, 6)
-    assert found.completion_tokens_at_most == 6 * 400
-    assert found.usd_at_most == pytest.approx(found.prompt_tokens + 2400)
-    worst = sum(DEAR.worst_case(r).tokens for r in requests[4:])
-    assert found.prompt_tokens + 2400 < worst
+    found = estimate([*requests[4:], requests[9]], DEAR, store, PaceSettings(), stored=4)
+    assert (found.requests, found.stored, found.calls, found.seen) == (11, 5, 6, 4)
+    first = sum(DEAR.worst_case(r).tokens for r in requests[4:])
+    assert found.usd_at_most == pytest.approx(found.tokens_at_most) and found.tokens_at_most > 2 * first
+
+
+@pytest.mark.parametrize(
+    "text", ["plain English words about salt water", "соль вода", "塩水の細胞", "🧂🌊", "\x00\x01"]
+)
+def test_no_campaign_costs_more_than_its_estimate_says_at_most_repair_turns_included(
+    store: ExchangeStore, engine_for: EngineFor, text: str
+) -> None:
+    requests = [
+        Request(f"r{n}", ({"role": "user", "content": f"{text} {n}"},), Sampling(MODEL, 0.6, 0.95, 64))
+        for n in range(8)
+    ]
+    foreseen = estimate(requests, DEAR, store, PaceSettings())
+
+    async def dense(asked: web.Request) -> web.Response:
+        """A tokenizer that knows no words, so that every byte is a token, and an answer of all its tokens."""
+        body = await asked.json()
+        prompt, limit = sum(len(message["content"].encode()) for message in body["messages"]), body["max_tokens"]
+        said = {"index": 0, "message": {"role": "assistant", "content": "x" * limit}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": prompt, "completion_tokens": limit, "total_tokens": prompt + limit}
+        return web.json_response(
+            {"id": "1", "object": "chat.completion", "model": "m", "choices": [said], "usage": usage}
+        )
+
+    with serving(answering(dense)) as base_url:
+        ask_all(engine_for(base_url, prices=DEAR), requests, lambda request, content: "it is not a ranking")
+    spent = store.spent("all")
+    assert foreseen.usd_at_most / 10 < spent.usd <= foreseen.usd_at_most and spent.tokens <= foreseen.tokens_at_most
+    # What is due after that is nothing; of a repair turn alone, that turn and no other.
+    turn = repair_request(requests[0], "a", "b")
+    assert estimate([turn], DEAR, store, PaceSettings()).tokens_at_most == DEAR.worst_case(turn).tokens
+
+
+def test_prompts_are_expected_to_be_as_dense_as_those_of_the_answers_that_are_stored(
+    engine_for: EngineFor, some_requests: Make, store: ExchangeStore
+) -> None:
+    requests = some_requests(12)
+    blind = estimate(requests[6:], DEAR, store, PaceSettings()).prompt_tokens
+    with running_standin() as server:
+        bought = [one for one in ask_all(engine_for(server), requests[:6]) if isinstance(one, Exchange)]
+    bytes_asked = sum(len(request.messages_json) for request in requests[:6])
+    rate = sum(one.prompt_tokens for one in bought) / bytes_asked
+    expected = rate * sum(len(request.messages_json) for request in requests[6:])
+    found = estimate(requests[6:], DEAR, store, PaceSettings())
+    assert found.prompt_tokens == pytest.approx(expected, abs=1) and found.prompt_tokens != blind
+
+
+@pytest.mark.parametrize(
+    ("limits", "hours"),
+    [
+        ({}, 6 * 400 / 30 / 2 / 3600),
+        ({"requests_per_minute": 0.1}, 6 / 0.1 / 60),
+        ({"requests_per_minute": 600.0}, 6 * 400 / 30 / 2 / 3600),
+        ({"tokens_per_minute": 10.0}, None),
+    ],
+)
+def test_the_hours_of_an_estimate_go_by_the_slowest_limit(
+    some_requests: Make, store: ExchangeStore, limits: dict[str, float], hours: float | None
+) -> None:
+    found = estimate(some_requests(6), DEAR, store, PaceSettings(max_in_flight=2, **limits))
+    of_tokens = (found.prompt_tokens + found.completion_tokens) / 10 / 60
+    assert found.hours == pytest.approx(of_tokens if hours is None else hours, rel=1e-3)
+
+
+def test_a_batch_takes_its_provider_s_window(some_requests: Make, store: ExchangeStore) -> None:
+    found = estimate(some_requests(6), DEAR, store, PaceSettings(), window_h=24.0)
+    assert found.hours == 24 and "within 24 h, the provider's window" in found.line
+    assert estimate([], DEAR, store, PaceSettings(), stored=6, window_h=24.0).hours == 0
+    assert "within 48 h" in (found + found).line
 
 
 def test_a_model_without_a_price_is_refused_before_anything_is_sent(
@@ -271,7 +339,7 @@ def test_a_model_without_a_price_is_refused_before_anything_is_sent(
             ask_all(engine_for(server), requests)
         assert not server.counts
     with pytest.raises(UnknownPrice):
-        estimate(requests, Prices.load(), store, in_flight=1)
+        estimate(requests, Prices.load(), store, PaceSettings())
 
 
 def test_a_price_distinguishes_cache_hits_from_misses() -> None:
@@ -293,3 +361,8 @@ def test_a_broken_price_table_is_named(tmp_path: Path) -> None:
     table.write_text("dated: 2025-01-01\nmodels:\n  m: {input: -1, cached: 0, output: 0, source: x}\n")
     with pytest.raises(ValueError, match=r"price table .*prices.yaml cannot be read"):
         Prices.load(table)
+
+
+def test_a_price_table_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"price table .*mine.yaml cannot be read"):
+        Prices.load(tmp_path / "mine.yaml")

@@ -54,7 +54,7 @@ try:
     if does[0] == "read":
         perform(factory.lake, source_step(factory.active[0], 0), "a run")
     else:
-        label_all(factory, plan_all(factory, False, lambda _: None), lambda _: None)
+        label_all(factory, plan_all(factory, False, SILENT), SILENT, SILENT)
     told["damage"], told["rankings"] = list(verify(factory.lake).errors), factory.lake.read("rankings").height
 except (StoreUnusable, LakeError) as error:
     told["error"] = f"{type(error).__name__}: {error}"
@@ -139,12 +139,12 @@ def test_a_catalog_that_somebody_holds_is_told_and_when_it_is_free_the_next_run_
         monkeypatch.setattr(lakes, "RETRIES", 2)  # of twelve: the wait is not what is tested
         with held(tmp_path / "lake" / "meta.sqlite"):
             with pytest.raises(LakeError, match=r"(?s)nothing of it was written.*is locked.*`fuser -v` shows which"):
-                label_all(factory, planned, SILENT)
+                label_all(factory, planned, SILENT, SILENT)
             assert factory.lake.snapshot() == snapshot
         bought = teacher.counts["answered"]
         assert bought > 0
         monkeypatch.undo()
-        label_all(factory, planned, SILENT)
+        label_all(factory, planned, SILENT, SILENT)
         assert factory.lake.read("rankings").height > 0 and verify(factory.lake).errors == ()
         with ExchangeStore(tmp_path / "exchanges.sqlite") as store:
             kept = store.clerk.submit(lambda con: con.execute("SELECT count(*) FROM exchanges").fetchone()[0], False)

@@ -65,14 +65,14 @@ def test_a_process_that_ends_without_a_word_is_named(toy: Path, tmp_path: Path) 
 
 def test_what_is_written_for_the_process_holds_no_key(tmp_path: Path) -> None:
     teacher = TeacherSettings(base_url="http://127.0.0.1:9/v1", api_key="sk-secret-of-a-test")
-    path = asking.write(tmp_path, "name", [], teacher, Home(tmp_path / "s.sqlite", tmp_path), "land")
+    path = asking.write(tmp_path, "name", [], teacher, Home(tmp_path / "s.sqlite", tmp_path))
     assert "sk-secret" not in path.read_text("utf-8") and "127.0.0.1:9" in path.read_text("utf-8")
 
 
 def test_a_store_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "_mounts", lambda: iter([("/", "ext4"), (str(tmp_path), "nfs4")]))
-    path = asking.write(tmp_path, "name", [], TeacherSettings(), Home(tmp_path / "s.sqlite", tmp_path), "land")
+    path = asking.write(tmp_path, "name", [], TeacherSettings(), Home(tmp_path / "s.sqlite", tmp_path))
     with pytest.raises(StoreUnusable, match=r"\(nfs4\), which other machines share"):
         asking.answer(path, None, print)
     with pytest.raises(StoreUnusable, match="nfs4"):
-        asking.answered(path, [], Home(tmp_path / "s.sqlite", tmp_path), "land")
+        asking.answered(path)

@@ -53,8 +53,8 @@ def fill(lake: Lake) -> None:
     )  # fmt: skip
     spent = pl.DataFrame(
         {
-            "domain": ["math", "math", "coding"], "usd": [0.5, 0.5, 3.0], "prompt_tokens": [90, 90, 10],
-            "completion_tokens": [10, 10, 10],
+            "domain": ["math", "math", "coding"], "purpose": "rank_teacher", "key": ["a", "b", "c"],
+            "usd": [0.5, 0.5, 3.0], "prompt_tokens": [90, 90, 10], "completion_tokens": [10, 10, 10],
         }
     )  # fmt: skip
     hard = {**mined("math", 0, "b")[0], "grade": 0, "role": "hard_negative"}
@@ -66,6 +66,7 @@ def fill(lake: Lake) -> None:
             Replace("ranking_samples", RANKINGS.select("domain", "ranking_id", "qid", "initial_list", "final_list")),
             Replace("judgements", pl.concat([POSITIVES, pl.DataFrame([hard, people])])),
             Replace("exchanges", spent),
+            Replace("campaign_exchanges", spent.select("domain", "purpose", "key")),
         ],
         message("labels"),
     )

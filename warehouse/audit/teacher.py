@@ -23,6 +23,7 @@ from ranking.agreement import position_bias
 from ranking.consistency import consistency
 from ranking.statistics import cohen_kappa
 from warehouse.lake import Lake
+from warehouse.ledger import campaign_calls
 
 ALL = "all"
 ALPHAS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
@@ -72,7 +73,8 @@ def audit_teacher(
     ranked = read("rankings", ["domain", "ranking_id", "qid", "final_list", "relevant_docids"])
     scored = consistency(ranked).select("domain", "ranking_id", "consistency").sort("domain", "ranking_id")
     mined = read("judgements", ["domain", "qid", "docid", "grade", "origin"])
-    spent = read("exchanges", ["domain", "usd", "prompt_tokens", "completion_tokens"])
+    calls = campaign_calls(lake, ["domain", "purpose", "key", "usd", "prompt_tokens", "completion_tokens"], snapshot)
+    spent = calls.filter(pl.col("domain").is_in(list(domains)))
     return TeacherAudit(
         _against_people(lake, domains, snapshot),
         two_opinions(ranked, mined.filter((pl.col("origin") == "teacher") & (pl.col("grade") >= 1))),
@@ -118,7 +120,7 @@ def two_opinions(rankings: pl.DataFrame, positives: pl.DataFrame) -> pl.DataFram
 
 
 def alpha_sweep(scored: pl.DataFrame, spent: pl.DataFrame, alphas: Sequence[float] = ALPHAS) -> pl.DataFrame:
-    """SWEEP: rankings that each alpha keeps, and what a kept row costs with all that was bought for its domain.
+    """SWEEP: rankings that each alpha keeps, and what a kept row costs with all that its domain's questions cost.
 
     `scored` has domain and consistency, `spent` the domain's exchanges. A cost is null where nothing is kept.
     """

@@ -1,6 +1,7 @@
 """The figures behind the campaign report: what labelling cost, how long answers took, and how far the teacher is even.
 
-Read from the lake's exchanges, rankings and rejections, and from nowhere else: every generation that was paid counts.
+Read from the lake's exchanges, rankings and rejections, and from nowhere else: of the questions of the newest campaign
+every generation that was paid counts.
 """
 
 from collections.abc import Sequence
@@ -11,14 +12,15 @@ import polars as pl
 from ranking.agreement import position_bias, positions_of_top_pick
 from ranking.consistency import consistency
 from warehouse.lake import Lake
+from warehouse.ledger import campaign_calls
 from warehouse.pages import pictures
 from warehouse.pages.reports import data_uri, reasons_of
 
 LABELS = ("mined_judgements", "teacher_rankings", "consistent_rankings")
 # Of a call, all but its texts, which are gigabytes.
 _CALLS = (
-    "domain", "purpose", "served_model", "generation", "repair_of", "fault", "prompt_tokens", "completion_tokens",
-    "cached_tokens", "usd", "latency_s",
+    "domain", "purpose", "key", "served_model", "generation", "repair_of", "fault", "prompt_tokens",
+    "completion_tokens", "cached_tokens", "usd", "latency_s",
 )  # fmt: skip
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
@@ -26,7 +28,7 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 def campaign_values(lake: Lake, domains: Sequence[str], alpha: float) -> dict[str, Any]:
     """What campaign.html.j2 shows of the labelling of `domains`; an accepted row is a ranking with NDCG@10 >= alpha."""
     chosen = pl.col("domain").is_in(list(domains))
-    calls = lake.read("exchanges", columns=_CALLS).filter(chosen)
+    calls = campaign_calls(lake, _CALLS).filter(chosen)
     rankings = lake.read("rankings").filter(chosen)
     samples = lake.read("ranking_samples").filter(chosen)
     accepted = consistency(rankings).filter(pl.col("consistency") >= alpha)

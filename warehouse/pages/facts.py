@@ -28,7 +28,8 @@ _LIGHT = """
 _COST = """
     SELECT domain, purpose, served_model, count(*) AS calls, sum(prompt_tokens + completion_tokens)::BIGINT AS tokens,
            sum(usd) AS usd
-    FROM exchanges WHERE list_contains(?, domain) GROUP BY ALL ORDER BY ALL
+    FROM exchanges SEMI JOIN campaign_exchanges USING (domain, purpose, key)
+    WHERE list_contains(?, domain) GROUP BY ALL ORDER BY ALL
 """
 
 
