@@ -11,6 +11,7 @@ has made). What was spent without an answer comes along (`charges`), so that a r
 had. Deliberately absent: anything that asks.
 """
 
+import fcntl
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -50,7 +51,7 @@ def keep(lake: Lake, path: Path, name: str, asked: Sequence[Question] = (), doma
     Those rows name their question and prompt; the others what their request's id tells. Raises StoreUnusable and
     LakeError.
     """
-    with ExchangeStore(path) as store:
+    with _alone(path), ExchangeStore(path) as store:
         mine = exchange_rows(store, asked, domain)
         as_known = ["purpose", "key", "fault", "prompt_sha256"]
         # A check that has changed finds other faults in the same answers.
@@ -123,6 +124,14 @@ def rebuild_store(lake: Lake, path: Path) -> tuple[int, int]:
         new = restore(store, stored(), SCOPE)
         restore_charges(store, (Charge(*row) for row in lake.read("charges").select(*CHARGE_SCHEMA).iter_rows()), SCOPE)
         return rows.height, new
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Nobody else brings the same store's rows meanwhile: two would find the same ones missing, and add them twice."""
+    with path.with_suffix(".keeping").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _others(store: ExchangeStore, wanted: set[str]) -> Iterator[pl.DataFrame]:

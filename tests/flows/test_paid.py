@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from inference.exchange import Exchange, Request, Sampling
 from inference.prices import Cost, Price
 from inference.standin.server import Standin, running_standin
 from inference.store import ExchangeStore, mark
+from warehouse.lake import Lake
 from warehouse.laws import ids_used_twice
 from warehouse.ledger import campaign_calls
 from warehouse.pages.campaigns import campaign_values
@@ -154,6 +156,16 @@ def test_answers_of_a_reranking_come_into_the_lake_with_their_log_probabilities(
     rebuild_store(made.lake, made.home.store)
     with ExchangeStore(made.home.store) as store:
         assert store.look_up([asked]) == [(asked, replace(answer, from_store=True))]
+
+
+def test_two_that_keep_at_once_add_every_call_once(tmp_path: Path, teacher: Standin) -> None:
+    made = mill(tmp_path, {"sea": 8}, teacher.base_url)
+    label(made)
+    lakes = [Lake.at(tmp_path / "other" / "lake") for _ in range(2)]
+    assert [lake.read("exchanges").height for lake in lakes] == [0, 0]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda lake: keep(lake, made.home.store, "at once"), lakes))
+    assert sorted(lakes[0].read("exchanges")["key"]) == sorted(made.lake.read("exchanges")["key"])
 
 
 def test_what_is_kept_already_makes_no_commit(tmp_path: Path, teacher: Standin) -> None:
