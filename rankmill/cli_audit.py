@@ -166,10 +166,11 @@ def _exchange(x: Any) -> str:
     sampling = ", ".join(f"{name} {value}" for name, value in x["sampling"].items() if name != "model")
     repairs = f", repairs {x['repair_of'][:12]}" if x["repair_of"] else ""
     fault = f"; FAULT {x['fault']}" if x["fault"] else ""
+    took = f", {x['latency_s']:.2f} s" if x["latency_s"] else ""  # nobody knows what an answer of a batch took
     return (
         f"{x['purpose']}: {x['served_model']} (asked for {x['model']}), generation {x['generation']}{repairs}{fault}\n"
         f"  {x['prompt_tokens']:,} + {x['completion_tokens']:,} tokens, {x['cached_tokens']:,} cached, "
-        f"${x['usd']:.4f}, {x['latency_s']:.2f} s, {x['attempts']} attempt(s), {x['created_at']}\n"
+        f"${x['usd']:.4f}{took}, {x['attempts']} attempt(s), {x['created_at']}\n"
         f"  {sampling}\n"
         f"  prompt template {x['prompt_sha256'][:16]}, key {x['key'][:16]}"
     )
