@@ -159,9 +159,9 @@ def test_a_spent_budget_is_not_retried_stored_answers_need_no_flow_and_a_signal_
 def test_a_chunk_whose_endpoint_was_down_for_a_moment_is_tried_again_and_every_question_counts_once(
     tmp_path: Path,
 ) -> None:
-    lines, beside = said(OUTAGE, tmp_path, "COUNTS", "FIGURES", "PAID")
+    # A request is sent once for all that the engine does, so that only the chunk's next try brings its answer.
+    lines, _ = said(OUTAGE, tmp_path, "COUNTS", "FIGURES", "PAID")
     assert lines == ["COUNTS 60 60 60 0 0 0", "FIGURES 60 0 0 True", "PAID True"]
-    assert "Retry 1/2" in beside
 
 
 def test_a_chunk_that_is_refused_lets_the_others_finish_what_is_on_its_way(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@
     house.night(date, reaper.watch)
 
 A victim is chosen by what it is, so that rare processes have their turn: the daemon, its code server, a run, a step of
-a run, a training process, the process that validates, and the whole machine at once. A kill that finds no such process
-in its night waits for the next.
+a run, a training process, the process that validates, and the whole machine at once. Of the kills that are due, the
+first one whose process is there takes place; what finds none in its night waits for the next.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def what(process: psutil.Process) -> str | None:
         return "code server"
     if "training." in words:
         return "training"
-    if "suites" in words or "expectations" in words:
+    if "warehouse.audit.validation" in words:
         return "suite"
     if "forkserver" in words:
         return "step" if "forkserver" in above else None
@@ -58,7 +58,7 @@ class Reaper:
     done: list[str] = field(default_factory=list)
     _due: int = 0
     _looked: float = 0.0
-    _victim: tuple[psutil.Process | None, float] | None = None
+    _victim: tuple[str, psutil.Process, float] | None = None
 
     def __post_init__(self) -> None:
         self._chance = random.Random(self.seed)
@@ -79,22 +79,26 @@ class Reaper:
             return
         self._looked = now
         if self._victim is None:
-            kind = self._order[len(self.done)]
-            found = [p for p in self.house.processes() if what(p) == ("run" if kind == "machine" else kind)]
-            if found:
-                self._victim = (self._chance.choice(found), now + self._chance.uniform(0, MOST_WAIT_S))
-        elif now >= self._victim[1]:
-            victim, self._victim = self._victim[0], None
-            self._end(victim)
+            there = [(what(process), process) for process in self.house.processes()]
+            for kind in self._order[: self._due]:
+                found = [process for name, process in there if name == ("run" if kind == "machine" else kind)]
+                if found:
+                    moment = now + self._chance.uniform(0, MOST_WAIT_S)
+                    self._victim = (kind, self._chance.choice(found), moment)
+                    return
+        elif now >= self._victim[2]:
+            kind, victim, _ = self._victim
+            self._victim = None
+            self._end(kind, victim)
 
-    def _end(self, victim: psutil.Process | None) -> None:
-        kind = self._order[len(self.done)]
+    def _end(self, kind: str, victim: psutil.Process) -> None:
         if kind == "machine":
             for process in self.house.processes():
                 kill(process)
-        elif victim is not None and victim.is_running():
+        elif victim.is_running():
             kill(victim)
         else:
             return  # it has ended by itself; another one is looked for
+        self._order.remove(kind)
         self.done.append(kind)
         self._due -= 1

@@ -19,7 +19,8 @@ def test_answers_of_a_batch_have_no_latency_and_take_no_part_in_that_of_the_othe
     mixed = [exchange(f"m{latency_s}", "mining", latency_s=latency_s) for latency_s in (0.0, 0.0, 0.0, 2.0, 4.0)]
     batch = [exchange(key, "ranking", latency_s=0.0) for key in "abc"]
     rows = pl.DataFrame([*mixed, *batch], infer_schema_length=None)
-    factory_lake.commit([Append("exchanges", rows)], message("mined_judgements"))
+    behind = Append("campaign_exchanges", rows.select("domain", "purpose", "key"))
+    factory_lake.commit([Append("exchanges", rows), behind], message("mined_judgements"))
     values = campaign_values(factory_lake, DOMAINS, 0.4)
     told = {row["purpose"]: [row[name] for name in ("calls", "p50", "p90")] for row in values["by_teacher"]}
     assert told == {"mining": [5, 3.0, 3.8], "ranking": [3, None, None]}

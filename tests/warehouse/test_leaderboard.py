@@ -62,6 +62,7 @@ def board_of(
         runs=pl.DataFrame(runs, schema=RUN, orient="row"),
         calls=asked([]) if calls is None else calls,
         scores=pl.concat(scored),
+        dev_scores=pl.DataFrame(),
         settings=pl.DataFrame(settings, schema=SETTING, orient="row"),
         weights=pl.DataFrame(),
         probes=pl.DataFrame(probes, schema=PROBE, orient="row"),

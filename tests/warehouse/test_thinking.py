@@ -28,6 +28,7 @@ def compared(*told: Told, **changes: Any) -> list[dict[str, Any]]:
         empty,
         empty,
         pl.DataFrame(scores, schema=["recipe", "stage", "domain", "qid", "measure", "value"], orient="row"),
+        empty,
         pl.DataFrame(settings, schema={**OF_A_RUN, **SETTINGS}),
         empty,
         pl.DataFrame(schema=PROBE),
