@@ -337,7 +337,7 @@ def read_completion(completion: Any, latency_s: float) -> Answer:
         prompt_tokens=prompt,
         completion_tokens=completed,
         cached_tokens=min(_count(hits) or 0, prompt or 0),
-        latency_s=latency_s,
+        latency_s=round(latency_s, 6),  # SQLite does not give every float back to its last bit
         logprobs=logprobs.keep(completion["choices"][0].get("logprobs")),
     )
 

@@ -242,7 +242,11 @@ def test_a_change_of_any_table_that_a_suite_reads_asks_for_another_validation(fa
     assert suites._state(factory_lake, question, chosen) == before
     factory_lake.commit([Append("scores", pl.DataFrame({"run": ["r"], "value": [0.5]}))], message())
     assert suites._state(factory_lake, question, chosen) == before
+    # A call that is behind no question of a campaign is no suite's business.
     factory_lake.commit([Append("exchanges", exchanges().head(1))], message())
+    assert suites._state(factory_lake, question, chosen) == before
+    behind = exchanges().head(1).select("domain", "purpose", "key")
+    factory_lake.commit([Append("campaign_exchanges", behind)], message())
     assert suites._state(factory_lake, question, chosen) != before
     assert suites._state(factory_lake, Question(["math"], "r", assets_of(RELEASE)), chosen) != before
 

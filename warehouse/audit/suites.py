@@ -34,6 +34,8 @@ RELEASE, EVALUATION = "release", "evaluation"
 # What a suite's SELECT may ask about: the active domains, and the newest release.
 _ASKED = "WITH asked AS (SELECT ?::VARCHAR[] AS domains, ?::VARCHAR AS release) "
 _TABLE = re.compile(r"(\w+)(?: \w)? \{at\}")  # a table, and perhaps its one-letter alias, read at the snapshot
+# Calls that no suite looks at, rerankings by the teacher, come into `exchanges` as well, and change nothing here.
+_STANDS_FOR = {"exchanges": "campaign_exchanges"}
 _CHANGES = """
     SELECT t.table_name AS name, coalesce(max(c.snapshot_id), 0) AS changed
     FROM ducklake_table_info('lake') t
@@ -72,7 +74,6 @@ class Suite(BaseModel):
     about: str = Field(description="What a row is, as a sentence.")
     key: tuple[str, ...] = Field(description="Columns that name an offending row.")
     rows: str = Field(description="One SELECT; `{at}` behind a table reads it at the snapshot, `asked` is a relation.")
-    follows: tuple[str, ...] = Field((), description="Tables whose changes change the rows; none: all that it reads.")
     expect: tuple[Expected, ...] = Field(min_length=1, description="What must hold.")
 
 
@@ -162,7 +163,7 @@ def shown(lost: Sequence[dict[str, Any]]) -> pl.DataFrame:
 def _state(lake: Lake, question: Question, chosen: Sequence[Suite]) -> str:
     """The hash of all that the results follow from: the suites, what is asked, and each table's newest change."""
     changed = dict(lake.query(_CHANGES).iter_rows())
-    read = sorted({table for suite in chosen for table in suite.follows or _TABLE.findall(suite.rows)})
+    read = sorted({_STANDS_FOR.get(table, table) for suite in chosen for table in _TABLE.findall(suite.rows)})
     return canonical_sha256(
         {
             "suites": [suite.model_dump() for suite in chosen],
