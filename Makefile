@@ -14,7 +14,7 @@ install: .venv/installed
 # Two processes, a file at a time: most of the suite waits for processes and servers that it starts. Then a walk through
 # the web UI in a headless Chromium, beside nothing else.
 test: .venv/tested
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/nights --ignore tests/rankmill/test_ui_walk.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/rankmill/test_ui_walk.py
 	$(BIN)/python -m pytest tests/rankmill/test_ui_walk.py
 
 # Stages on a Ray cluster of this machine, under a Slurm of one node where it is installed, in pods that are stood in
@@ -24,6 +24,7 @@ test-places: .venv/placed
 	$(BIN)/python -m pytest -k zero3 tests/training/test_running.py
 
 # A factory over thirty simulated nights, once undisturbed and once with thirty kills; and one whose clock jumps. Hours.
+# A few nights, one of them with a kill, and a full disk are part of `make test`.
 test-nights: .venv/tested
 	$(BIN)/python -m pytest -s -m nights tests/nights
 
