@@ -25,6 +25,7 @@ from warehouse import leaderboard as boards
 from warehouse.benchmarks.boards import Board, boards_of, shown_sha256
 from warehouse.benchmarks.registry import registered
 from warehouse.fusing import folds_of, may_be_chosen
+from warehouse.intake.sources import ALL_DOMAINS
 from warehouse.lake import Append, Replace, canonical_sha256, content_sha256
 from warehouse.ledger import WHOLE, Materialization, Product, book, latest, rejected
 from warehouse.pages import leaderboard as pages
@@ -152,11 +153,11 @@ def leaderboard(context: dg.AssetExecutionContext, factory: Factory) -> Iterator
         )
         path = _write_page(shop, factory, board, made, promotion.standing(shop.read("promotions")).champion)
         rows = boards.with_measures(board)
-        overall = {f"ndcg10_{r['recipe']}_{r['stage']}": r["value"] for r in rows if r["domain"] == boards.ALL_DOMAINS}
+        overall = {f"ndcg10_{r['recipe']}_{r['stage']}": r["value"] for r in rows if r["domain"] == ALL_DOMAINS}
         digest = content_sha256(board.drop(boards.TIMINGS), ["recipe", "domain", "stage"])
         product = Product((Replace("leaderboard", board),), digest, board.height, board.height, figures=overall)
         shown = pl.DataFrame([{name: row[name] for name in pages.SHOWN} for row in rows])
-        overall_first = shown.sort(pl.col("domain") != boards.ALL_DOMAINS, maintain_order=True)
+        overall_first = shown.sort(pl.col("domain") != ALL_DOMAINS, maintain_order=True)
         drawn = {"leaderboard_bars": pages.picture(board)}
         return {"leaderboard": Made(product, overall_first, drawn, {"report": str(path)}, preview_rows=40)}
 

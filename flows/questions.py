@@ -179,11 +179,19 @@ def asked_for(request_id: str) -> tuple[str, str]:
 def provisional_rankings(pools: Sequence[Pool], settings: LabelSettings, sampling: Sampling) -> list[Question]:
     """Ranking questions as long as the real ones will be, for an estimate before anything is mined."""
     return [
-        _question(pool, "rank_teacher", pool.docids[: settings.list_size], settings, sampling, sample, None)
+        _question(pool, "rank_teacher", _shuffled(pool, settings, sample), settings, sampling, sample, None)
         for pool in pools
         if len(pool.docids) > 1
         for sample in range(settings.samples)
     ]
+
+
+def _shuffled(pool: Pool, settings: LabelSettings, sample: int) -> tuple[str, ...]:
+    """A pool's best candidates as a sample may show them: each sample is a question, and an answer, of its own."""
+    docids = list(pool.docids[: settings.list_size])
+    if sample:
+        random.Random(seed_of(f"{pool.qid}/{sample}", 0)).shuffle(docids)
+    return tuple(docids)
 
 
 def check_of(questions: Sequence[Question]) -> Callable[[Request, str], str | None]:

@@ -28,8 +28,8 @@ def models(as_json: AsJson = False, home: Home = None) -> None:
             typer.echo(found.write_json())
             return
         columns = {
-            "model": "left", "recipe": "left", "stage": "left", "release": "left", "made": "left", "nDCG@10": "right",
-            "standing": "left",
+            "model": "left", "recipe": "left", "stage": "left", "release": "left", "made": "left",
+            "dev nDCG@10": "right", "standing": "left",
         }  # fmt: skip
         show_rows("models, newest first", columns, [_line(row) for row in found.iter_rows(named=True)])
         if found.is_empty():

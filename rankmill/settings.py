@@ -21,6 +21,7 @@ from flows.campaign import Home
 from flows.nights import NightBudgets
 from flows.questions import LabelSettings
 from flows.teacher import STAND_IN, VLLM, TeacherSettings
+from rankmill.misspelt import faults
 from rankmill.places import Local, Places
 from training.recipes import Recipe, load_recipe, merge
 from training.running import Running
@@ -330,9 +331,14 @@ def load_profile(name: str) -> Profile:
         raise SettingsError(f"there is no profile {name!r}. Profiles: {known}; or give the path of a .yaml file.")
     try:
         values = yaml.safe_load(path.read_text("utf-8")) or {}
-        if "extends" in values:
-            base = load_profile(values.pop("extends"))
+        if (extended := values.pop("extends", None)) is not None:
+            try:
+                base = load_profile(extended)
+            except SettingsError as error:
+                raise SettingsError(f"{path} extends {extended}: {error}") from None
             values = merge(base.model_dump(exclude_defaults=True), values)
         return Profile.model_validate(values)
-    except (ValidationError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path} is not a valid profile: {error}") from None
+    except ValidationError as error:
+        raise SettingsError(f"{path} is not a valid profile:\n{faults(error, Profile)}") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from None

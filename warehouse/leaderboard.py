@@ -18,10 +18,10 @@ import polars as pl
 from ranking.metrics import DEFAULT_MEASURES
 from ranking.statistics import bootstrap_mean, calibration, holm, randomisation_test, win_tie_loss
 from warehouse.evaluation import FIRST_STAGE, TEACHER, Runs, student_of
+from warehouse.intake.sources import ALL_DOMAINS
 
 STAGES = (FIRST_STAGE, TEACHER, "base", "sft", "rl")
 HEADLINE = "nDCG@10"
-ALL_DOMAINS = "all"
 KEYS = ["domain", "qid"]
 TIMINGS = ("seconds_per_query", "seconds_p50", "seconds_p95")  # differ from one measurement to the next
 

@@ -15,7 +15,8 @@ import polars as pl
 
 from ranking.statistics import compare, holm
 from warehouse.evaluation import FIRST_STAGE, Runs, student_of
-from warehouse.leaderboard import ALL_DOMAINS, HEADLINE, KEYS
+from warehouse.intake.sources import ALL_DOMAINS
+from warehouse.leaderboard import HEADLINE, KEYS
 
 ALIKE = ("first_stage", "decoder", "window_size", "passage_tokens")
 COSTS = ("tokens_per_query", "seconds_per_query")

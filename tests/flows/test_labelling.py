@@ -22,6 +22,7 @@ from flows.questions import (
     Question,
     mining_questions,
     pools_of,
+    provisional_rankings,
     ranking_questions,
     resolve_judgements,
 )
@@ -332,3 +333,13 @@ def test_settings_refuse_what_they_do_not_know() -> None:
     for values in wrong:
         with pytest.raises(ValueError, match=next(iter(values))):
             LabelSettings.model_validate_json(json.dumps(values))
+
+
+def test_every_sample_of_a_list_counts_in_an_estimate() -> None:
+    pools = [
+        Pool("math", f"q{n}", f"Which of {n}?", None, tuple("abcdef"), {d: f"Text {d}" for d in "abcdef"})
+        for n in (1, 2)
+    ]
+    foreseen = provisional_rankings(pools, LabelSettings(samples=3, list_size=5), Sampling("m", 0.0, 1.0, 10))
+    assert len({question.request.key for question in foreseen}) == 6
+    assert {question.docids[0] for question in foreseen if question.qid == "q1"} <= set("abcde")

@@ -20,8 +20,19 @@ def test_an_unknown_profile_names_those_there_are() -> None:
 def test_a_misspelt_value_in_a_profile_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("description: mine\nlabels: {list_sise: 8}\n", "utf-8")
-    with pytest.raises(SettingsError, match=r"labels\.list_sise"):
+    with pytest.raises(
+        SettingsError, match=r"  labels\.list_sise: unknown; did you mean 'list_size'\? Valid: .*samples"
+    ):
         load_profile(str(path))
+    # A field of one of several places where stages may run, and one that is not at its place at all.
+    path.write_text("description: mine\nprocesses: {where: slurm, partitoin: a}\nlist_size: 8\n", "utf-8")
+    with pytest.raises(SettingsError) as caught:
+        load_profile(str(path))
+    assert "processes.slurm.partitoin: unknown" in str(caught.value) and "\n  list_size: unknown" in str(caught.value)
+    assert "pydantic" not in str(caught.value)
+    (tmp_path / "other.yaml").write_text("extends: offlin\ndescription: other\n", "utf-8")
+    with pytest.raises(SettingsError, match=r"other\.yaml extends offlin: there is no profile 'offlin'"):
+        load_profile(str(tmp_path / "other.yaml"))
 
 
 def test_a_profile_that_extends_another_keeps_its_values(tmp_path: Path) -> None:

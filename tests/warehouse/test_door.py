@@ -256,12 +256,13 @@ def test_a_fingerprint_changes_with_the_files(tmp_path: Path) -> None:
 
 
 def test_folders_given_by_hand_must_exist_and_have_names_of_their_own(tmp_path: Path) -> None:
-    for place in ("one/math", "two/math", "one/ma th"):
+    for place in ("one/math", "two/math", "one/ma th", "all"):
         (tmp_path / place).mkdir(parents=True)
-    given_paths = [tmp_path / place for place in ("one/math", "two/math", "one/math", "one/ma th", "nowhere")]
+    given_paths = [tmp_path / place for place in ("one/math", "two/math", "one/math", "one/ma th", "nowhere", "all")]
     with pytest.raises(SourceError) as caught:
         folder_sources(given_paths)
     assert [fault.what.split(" (")[0] for fault in caught.value.errors] == [
+        "the folder's name 'all' cannot be a domain's name, which stands for all of them",
         "there is no such folder",
         "the folder's name 'ma th' cannot be a domain's name",
         "a second folder named 'math'",

@@ -185,6 +185,10 @@ def test_a_prompt_of_another_template_is_named_with_the_option_that_helps(tmp_pa
 def test_an_unknown_folder_and_an_unknown_format_name_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"in none of the known formats.*reasonrank, verl"):
         read_set(tmp_path)
+    for name in ("queries.jsonl", "passages.jsonl"):
+        (tmp_path / name).touch()
+    with pytest.raises(FormatError, match="a source, and no training set"):
+        read_set(tmp_path)
     with pytest.raises(FormatError, match=r"no format 'csv'\. Formats: reasonrank"):
         read_set(tmp_path, "csv")
     with pytest.raises(FormatError, match="there is no such folder"):

@@ -11,7 +11,8 @@ import pytest
 
 from ranking.statistics import holm
 from warehouse.evaluation import Runs
-from warehouse.leaderboard import ALL_DOMAINS, STAGES, leaderboard, with_measures
+from warehouse.intake.sources import ALL_DOMAINS
+from warehouse.leaderboard import STAGES, leaderboard, with_measures
 from warehouse.pages.leaderboard import picture
 
 CALL = {

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from warehouse.evaluation import OF_A_RUN, PROBE, SETTINGS, Runs
-from warehouse.leaderboard import ALL_DOMAINS
+from warehouse.intake.sources import ALL_DOMAINS
 from warehouse.thinking import with_and_without
 
 WINDOW = {"first_stage": "bm25", "decoder": "sliding_window", "window_size": 20, "passage_tokens": 512}

@@ -139,6 +139,8 @@ def recognised(folder: Path) -> str:
     if next(folder.glob("data/*.parquet"), None):
         columns = pq.read_schema(next(folder.glob("data/*.parquet"))).names
         return "trl" if "prompt" in columns else "hub"
+    if (folder / "queries.jsonl").is_file() and (folder / "passages.jsonl").is_file():
+        raise FormatError(f"{folder}: a source, and no training set. Label it: rankmill run --sources {folder}")
     raise FormatError(
         f"{folder}: in none of the known formats, by its files. Name it with --format: {', '.join(FORMATS)}."
     )

@@ -53,8 +53,9 @@ class HubUnreachable(ConnectionError):
     def __init__(self, repository: str, cause: str) -> None:
         super().__init__(
             f"the Hugging Face hub cannot be reached for {repository} ({cause}). Two ways work offline: save the data "
-            "set as a folder with queries.jsonl, passages.jsonl and qrels.tsv and pass it with --sources DIR, or fill "
-            "a cache on a machine with network, copy it here, and set HF_HOME to it with HF_HUB_OFFLINE=1."
+            "set as a folder with queries.jsonl, passages.jsonl and qrels.tsv and name that (`rankmill run --sources "
+            "DIR` to train on it, `rankmill benchmark run DIR --as NAME` to measure on it, never both), or fill a "
+            "cache on a machine with network, copy it here, and set HF_HOME to it with HF_HUB_OFFLINE=1."
         )
         self.repository = repository
 

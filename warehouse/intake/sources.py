@@ -24,6 +24,7 @@ from warehouse.intake.hub import HubName, hub_fingerprint, read_hub, read_reason
 from warehouse.intake.packages import package_fingerprint, read_coding, read_math
 from warehouse.intake.source_tables import SourceTables, take
 
+ALL_DOMAINS = "all"  # on a leaderboard
 DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -137,8 +138,9 @@ def folder_sources(paths: Sequence[Path]) -> tuple[FolderSource, ...]:
         path = given.resolve()
         if not path.is_dir():
             faults.append(Fault(str(given), None, "there is no such folder", "Check the path given with --sources."))
-        elif not DOMAIN_NAME.fullmatch(path.name):
-            what = f"the folder's name {path.name!r} cannot be a domain's name"
+        elif not DOMAIN_NAME.fullmatch(path.name) or path.name == ALL_DOMAINS:
+            taken = ", which stands for all of them" if path.name == ALL_DOMAINS else ""
+            what = f"the folder's name {path.name!r} cannot be a domain's name{taken}"
             faults.append(Fault(str(given), None, what, "Rename it with letters, digits, '_', '-' and '.' only."))
         elif path.name in sources and sources[path.name].path != path:
             what = f"a second folder named {path.name!r} (the first is {sources[path.name].path})"

@@ -14,7 +14,8 @@ import polars as pl
 
 from warehouse.benchmarks.boards import Board
 from warehouse.evaluation import FIRST_STAGE, TEACHER, TWIN, Runs, student_of
-from warehouse.leaderboard import ALL_DOMAINS, STAGES, in_order, with_measures
+from warehouse.intake.sources import ALL_DOMAINS
+from warehouse.leaderboard import STAGES, in_order, with_measures
 from warehouse.pages import pictures
 from warehouse.pages.comparisons import Bar, Point, bars, pareto, reliability, weights
 from warehouse.pages.extremes import Texts, extremes
