@@ -24,7 +24,7 @@ test-places: .venv/placed
 	$(BIN)/python -m pytest -k zero3 tests/training/test_running.py
 
 # A factory over thirty simulated nights, once undisturbed and once with thirty kills; and one whose clock jumps. Hours.
-# A few nights, one of them with a kill, and a full disk are part of `make test`.
+# A full disk and a held catalog are part of `make test`.
 test-nights: .venv/tested
 	$(BIN)/python -m pytest -s -m nights tests/nights
 

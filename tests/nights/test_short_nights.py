@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from night_house import running_house
 from night_plan import MONTH_USD, NIGHT_USD, Night, date_of
 from playing import Play, through
 from reaper import Reaper
 
+pytestmark = pytest.mark.nights
 DOWN = Night("the first delivery, and the teacher is down", new={"land": [0] * 4, "sea": [0] * 12}, outage=True)
 BACK = Night("it is back, and a source that was never labelled has turned bad", bad=("land",))
 
