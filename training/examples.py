@@ -215,6 +215,7 @@ def _scored(row: Mapping[str, Any], recipe: Recipe, tokenizer: Any, seed: int) -
     last = max(1, len(place) - 1)
     examples = []
     groups = _groups(row, units.negatives, units.positives, seed)
+    lists = _list_shown(row, groups)
     for first, others in groups:
         if len(others) < units.negatives:
             reason = f"{len(others)} passages are not relevant, units.negatives is {units.negatives}"
@@ -224,7 +225,7 @@ def _scored(row: Mapping[str, Any], recipe: Recipe, tokenizer: Any, seed: int) -
             score = round(labels.highest * (last - place[position]) / last)
             said = sentences_on(row["reasoning"], position)
             chain = shorten_chain(tokenizer, said, contract.chain_tokens)
-            told += Shortened(chains=(int(chain != said), int(bool(said)))) + _list_shown(row, groups)
+            told += Shortened(chains=(int(chain != said), int(bool(said)))) + lists
             completion = [{"role": "assistant", "content": scored_response(score, chain)}]
             relevant = (0,) if position == first else ()
             examples.append(RankingExample(row["row_id"], prompt, completion, relevant, (0,), told))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "warehouse"))
+for room in ("warehouse", "rankmill"):
+    sys.path.append(str(Path(__file__).resolve().parents[1] / room))
 
 from small_lake import DOMAINS, fill
+from webhooks import Webhook, webhook
 
 from assets.resources import Factory
 from warehouse.intake.registry import Active
@@ -24,3 +27,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fill(lake)
     Factory(profile="offline", home=str(home)).registry.keep([Active(name, "folder", name) for name in DOMAINS])
     return home
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
+    """The webhook that alerts go to, and a page of the UI that they link to."""
+    with webhook() as server:
+        monkeypatch.setenv("RANKMILL_ALERT_WEBHOOK", server.address)
+        monkeypatch.setenv("RANKMILL_UI_URL", "http://mill:3000/")
+        yield server

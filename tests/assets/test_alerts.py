@@ -45,14 +45,6 @@ def failing(severity: dg.AssetCheckSeverity, passed: bool = False) -> dg.AssetsD
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
-    with webhook() as server:
-        monkeypatch.setenv("RANKMILL_ALERT_WEBHOOK", server.address)
-        monkeypatch.setenv("RANKMILL_UI_URL", "http://mill:3000/")
-        yield server
-
-
-@pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.instance_for_test() as instance:
         yield instance

@@ -98,11 +98,17 @@ def test_a_night_without_money_is_skipped_with_the_reason_until_the_month_is_ove
         assert len(tick(home, kept, str(profile), TONIGHT.replace(month=2, day=1))) == 4
 
 
-def test_a_domain_whose_folder_turns_bad_stays_as_it_is_and_the_others_go_on(tmp_path: Path) -> None:
+def two_sources(tmp_path: Path) -> tuple[Path, list[Path]]:
+    """A home whose active sources are two folders, land and sea; gives both."""
     home = tmp_path / "home"
     registry = Factory(profile="offline", home=str(home)).registry
     folders = [write_folder(tmp_path / name, 4) for name in ("land", "sea")]
     registry.keep(registry.choose([str(folder) for folder in folders], None))
+    return home, folders
+
+
+def test_a_domain_whose_folder_turns_bad_stays_as_it_is_and_the_others_go_on(tmp_path: Path) -> None:
+    home, folders = two_sources(tmp_path)
     with dg.instance_for_test() as kept:
         assert [r.partition_key for r in tick(home, kept)] == ["land", "sea"]
         (folders[0] / "passages.jsonl").write_text("no JSON\n", "utf-8")
@@ -115,24 +121,22 @@ def test_a_domain_whose_folder_turns_bad_stays_as_it_is_and_the_others_go_on(tmp
 
 @pytest.mark.parametrize("file", ["queries.jsonl", "training_data_all.jsonl"])
 def test_a_file_that_the_disk_refuses_to_read_makes_one_bad_source_and_ends_no_night(tmp_path: Path, file: str) -> None:
-    home = tmp_path / "home"
-    registry = Factory(profile="offline", home=str(home)).registry
-    folders = [write_folder(tmp_path / name, 4) for name in ("land", "sea")]
-    registry.keep(registry.choose([str(folder) for folder in folders], None))
+    home, folders = two_sources(tmp_path)
     (folders[0] / file).unlink(missing_ok=True)
     (folders[0] / file).symlink_to("/proc/self/mem")  # a file for all that can be seen, and not even root can read it
     with dg.instance_for_test() as kept:
         assert [(r.partition_key, r.tags[RUNS]) for r in tick(home, kept)] == [("sea", "1")]
-    said = refusal(Factory(profile="offline", home=str(home)).lake, registry.domain("land"), 0)
+    said = refusal(
+        Factory(profile="offline", home=str(home)).lake,
+        Factory(profile="offline", home=str(home)).registry.domain("land"),
+        0,
+    )
     assert said is not None and "cannot be read (Input/output error)" in said and "ls -l" in said
 
 
 @pytest.mark.parametrize("instead", ["a folder", "a dangling link"])
 def test_what_is_no_file_makes_a_bad_source_too(tmp_path: Path, instead: str) -> None:
-    home = tmp_path / "home"
-    registry = Factory(profile="offline", home=str(home)).registry
-    folders = [write_folder(tmp_path / name, 4) for name in ("land", "sea")]
-    registry.keep(registry.choose([str(folder) for folder in folders], None))
+    home, folders = two_sources(tmp_path)
     file = folders[0] / "passages.jsonl"
     file.unlink()
     file.mkdir() if instead == "a folder" else file.symlink_to(tmp_path / "nowhere")

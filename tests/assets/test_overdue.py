@@ -31,14 +31,6 @@ BOUNDED = (
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
-    with webhook() as server:
-        monkeypatch.setenv("RANKMILL_ALERT_WEBHOOK", server.address)
-        monkeypatch.setenv("RANKMILL_UI_URL", "http://mill:3000")
-        yield server
-
-
-@pytest.fixture
 def profile(tmp_path: Path) -> Path:
     path = tmp_path / "night.yaml"
     path.write_text(BOUNDED, "utf-8")
