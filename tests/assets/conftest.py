@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-for room in ("warehouse", "rankmill"):
-    sys.path.append(str(Path(__file__).resolve().parents[1] / room))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "warehouse"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "rankmill"))
 
 from small_lake import DOMAINS, fill
 from webhooks import Webhook, webhook

@@ -126,11 +126,8 @@ def test_a_file_that_the_disk_refuses_to_read_makes_one_bad_source_and_ends_no_n
     (folders[0] / file).symlink_to("/proc/self/mem")  # a file for all that can be seen, and not even root can read it
     with dg.instance_for_test() as kept:
         assert [(r.partition_key, r.tags[RUNS]) for r in tick(home, kept)] == [("sea", "1")]
-    said = refusal(
-        Factory(profile="offline", home=str(home)).lake,
-        Factory(profile="offline", home=str(home)).registry.domain("land"),
-        0,
-    )
+    factory = Factory(profile="offline", home=str(home))
+    said = refusal(factory.lake, factory.registry.domain("land"), 0)
     assert said is not None and "cannot be read (Input/output error)" in said and "ls -l" in said
 
 
