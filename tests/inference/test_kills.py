@@ -39,7 +39,7 @@ from inference.exchange import Request, Sampling
 from inference.pace import PaceSettings
 from inference.store import ExchangeStore
 
-url, path, count, in_flight, lasting = sys.argv[1:]
+url, path, count, in_flight, lasting, outcomes_path = sys.argv[1:]
 sampling = Sampling("stand-in-teacher", 0.0, 1.0, 400)
 prompts = [ranking_prompt(f"Why does salt water dry out cell number {i}?") for i in range(int(count))]
 requests = [Request(f"r{i}", ({"role": "user", "content": p},), sampling) for i, p in enumerate(prompts)]
@@ -55,7 +55,8 @@ with ExchangeStore(path) as store:
     pace = PaceSettings(max_in_flight=most, start_in_flight=most, backoff_base_s=0.005, max_attempts=20)
     engine = Engine(Endpoint(base_url=url, api_key="none"), store, Budget(), DEAR, pace)
     outcomes = ask_all(engine, requests, full_list)
-print(json.dumps([[getattr(outcome, name) for name in json.loads(lasting)] for outcome in outcomes]))
+with open(outcomes_path, "w") as told:
+    json.dump([[getattr(outcome, name) for name in json.loads(lasting)] for outcome in outcomes], told)
 """
 
 
@@ -89,18 +90,22 @@ def steady() -> Steady:
     return Steady(text=text, latency_s=0.006, retry_after_s=0.01, rate_wrong_json=0.01, seed=SEED, **wire)
 
 
-def campaign(server: Standin, path: Path) -> subprocess.Popen[str]:
-    arguments = [server.base_url, str(path), str(COUNT), str(IN_FLIGHT), json.dumps(LASTING)]
+def outcomes_of(path: Path) -> Path:
+    """Where a campaign tells what came out. A pipe would not do: unbuffered, `print` fills it once and drops the rest
+    when a stopped process goes on."""
+    return path.with_suffix(".outcomes.json")
+
+
+def campaign(server: Standin, path: Path) -> subprocess.Popen[bytes]:
+    arguments = [server.base_url, str(path), str(COUNT), str(IN_FLIGHT), json.dumps(LASTING), str(outcomes_of(path))]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-c", CAMPAIGN, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(command, env=environment)
 
 
 def to_the_end(server: Standin, path: Path) -> list[list[Any]]:
-    process = campaign(server, path)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    rows: list[list[Any]] = json.loads(out)
+    assert campaign(server, path).wait(timeout=120) == 0
+    rows: list[list[Any]] = json.loads(outcomes_of(path).read_text())
     return rows
 
 
