@@ -182,5 +182,6 @@ def _figures(result: TrainResult) -> dict[str, Any]:
         "trained_tokens": result.tokens,
         "shortened": result.shortened.words(),
         "process_seconds": round(result.seconds, 1),
+        "processor_minutes": round(result.processor_seconds / 60, 2),
         **{f"last_{name}": last[name] for name in CURVES if name in last},
     }

@@ -48,6 +48,7 @@ def model_card(job: SftJob | RlJob, result: TrainResult, data: Sequence[tuple[st
                     "shortened to the recipe's budgets": result.shortened.words(),
                     "rows that a step drew": len(result.rows_seen),
                     "steps, tokens, seconds": f"{result.steps}, {result.tokens}, {result.seconds:.0f}",
+                    "minutes of processor cores": f"{result.processor_seconds / 60:.1f}",
                     "step whose weights these are": chosen,
                     "hardware": result.hardware,
                     "last step": final,

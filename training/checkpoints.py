@@ -120,6 +120,7 @@ def write_checkpoint(
         went_on_at=tuple(went_on_at),
         tokens=tokens,
         step_seconds=train_seconds / max(1, steps),
+        processor_seconds=time.process_time(),
         history=tuple(history),
     )
     (part / "README.md").write_text(model_card(job, result, licences(job.rows, job.stage)), encoding="utf-8")

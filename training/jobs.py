@@ -225,6 +225,7 @@ class TrainResult(Result):
     went_on_at: tuple[int, ...] = Field((), description="Steps from which a process went on after one had died.")
     tokens: int = Field(description="Tokens seen in training, prompts and padding-free responses.")
     step_seconds: float = Field(description="Mean seconds of an optimizer step.")
+    processor_seconds: float = Field(0.0, description="Seconds of processor cores, those of dev rows among them.")
     history: tuple[dict[str, float], ...] = Field(description="One entry a step: step, loss, reward by term, ...")
 
 
