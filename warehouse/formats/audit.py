@@ -7,7 +7,8 @@
 A release takes a list out at the first filter that it falls to. An audit asks every filter about every list, so that a
 list with two faults shows both; it removes and masks nothing. Two questions are the audit's own: whether the
 ranking agrees with the labels (the consistency filter of a release), and whether the teacher's first pick is one of the
-positives. A list is named by the place in the file it came from.
+positives. A list whose chain the file does not hold (null, and not "") is not judged by it: no prompt of RL has one. A
+list is named by the place in the file it came from.
 
 Deliberately absent: reading (registry.py), the filters, and any judgement of a set as a whole.
 """
@@ -80,7 +81,7 @@ def audit(read: Incoming, never: pl.DataFrame, settings: ReleaseSettings, alpha:
     decisions, found = [DECISIONS.to_frame()], dict[str, pl.DataFrame]()
     for _, judge in pipeline(settings, never):
         judged = judge(lists)
-        decisions.append(judged.decisions.cast(DECISIONS))
+        decisions.append(_of_chains_held(lists.rows, judged.decisions.cast(DECISIONS)))
         found |= judged.found
     decisions += [_inconsistent(lists.rows, alpha), _first_pick(lists.rows)]
     compared = dict(never.group_by("benchmark").len().sort("benchmark").iter_rows())
@@ -158,6 +159,15 @@ def values(audited: Audit) -> dict[str, Any]:
         "compared": audited.compared,
         "consistency_picture": data_uri(consistent),
     }
+
+
+def _of_chains_held(rows: pl.DataFrame, decisions: pl.DataFrame) -> pl.DataFrame:
+    """Decisions without `empty_chain` of the lists that hold no chain; a list with no other fault is kept."""
+    unheld = rows.filter(pl.col("reasoning").is_null())["ranking_id"].implode()
+    unjudged = (pl.col("reason") == "empty_chain") & pl.col("ranking_id").is_in(unheld)
+    left = decisions.filter(~unjudged.fill_null(False))
+    spared = decisions.join(left, on="ranking_id", how="anti").select("ranking_id", "filter", outcome=pl.lit(KEPT))
+    return pl.concat([left, spared], how="diagonal")
 
 
 def _inconsistent(rows: pl.DataFrame, alpha: float) -> pl.DataFrame:
