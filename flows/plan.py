@@ -130,8 +130,8 @@ def _plan(
     provisional: bool = False,
 ) -> Planned:
     teacher = campaign.teacher
-    known = shop.read_domain("exchanges", ["purpose", "request_id"])
-    asked_before = {name for kind, name in known.iter_rows() if kind in purposes}
+    known = shop.read_domain("exchanges", ["purpose", "model", "request_id"])
+    asked_before = {name for kind, model, name in known.iter_rows() if kind in purposes and model == teacher.model}
     states: Counter[State] = Counter()
     again: list[Request] = []
     wanted: list[Request] = []

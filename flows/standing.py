@@ -37,7 +37,8 @@ def standing(
 ) -> Iterator[Stand]:
     """Where each question stands.
 
-    `asked_before` are ids of requests, `left_out` keys of those whose answers the consistency filter left out.
+    `asked_before` are ids of requests to the same model, `left_out` keys of those whose answers the consistency filter
+    left out.
     """
     for first in range(0, len(asked), CHUNK):
         chunk = asked[first : first + CHUNK]

@@ -261,8 +261,9 @@ def _select(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequenc
             raise LakeError("only one SELECT is allowed here: the lake is written by assets alone.")
         return connection.execute(sql, list(parameters)).pl()
     except duckdb.Error as error:
-        tables = ", ".join(sorted(table_columns()))
-        raise LakeError(f"{error}\nTables of the lake: {tables}.") from error
+        unknown = isinstance(error, duckdb.CatalogException)
+        tables = f"\nTables of the lake: {', '.join(sorted(table_columns()))}." if unknown else ""
+        raise LakeError(f"{error}{tables}") from error
 
 
 def content_sha256(frame: pl.DataFrame, keys: Sequence[str]) -> str:

@@ -90,6 +90,13 @@ def test_a_new_query_is_new_a_changed_one_is_changed_and_only_they_are_bought(tm
     assert teacher.counts["answered"] == bought + planned["new"] + planned["changed"]
 
 
+def test_what_another_model_was_never_asked_is_new(tmp_path: Path, teacher: Standin) -> None:
+    made = mill(tmp_path, {"sea": 8}, teacher.base_url)
+    label(made)
+    other = mill(tmp_path, {"sea": 8}, teacher.base_url, model="another-teacher", price=DEAR)
+    assert states(plan_all(other, False, silent))["sea", "ranking"] == {"new": 7}
+
+
 def test_rejected_questions_are_asked_again_only_when_told_and_only_so_often(tmp_path: Path) -> None:
     with running_standin(Faults(rate_garbage=1.0)) as broken:
         made = mill(tmp_path, {"sea": 8}, broken.base_url, generations=2, breaker={"share": 1.0})
