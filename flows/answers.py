@@ -50,7 +50,7 @@ def read_mining(
 
     A passage picked for both is kept as a positive, and the contradiction is recorded.
     """
-    asked = {question.request.id: question for question in questions}
+    asked = {question.id: question for question in questions}
     picked: dict[Purpose, dict[tuple[str, str], Exchange]] = {purpose: {} for purpose in MINING}
     refused = []
     for outcome in outcomes:
@@ -109,7 +109,7 @@ def read_rankings(
     `agreement` is Kendall's W over the samples, null where there is one only. A sample that cannot be used is a
     rejection of stage "sample"; a query left without any is one of stage `stage`.
     """
-    asked = {question.request.id: question for question in questions}
+    asked = {question.id: question for question in questions}
     usable: dict[str, list[_Sample]] = {question.qid: [] for question in questions}
     refused: dict[str, list[tuple[str, str, str]]] = {qid: [] for qid in usable}
     for outcome in outcomes:

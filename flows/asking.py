@@ -13,8 +13,9 @@ in its own environment, and the decision what runs where (rankmill.places).
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter
 
@@ -79,9 +80,9 @@ def write(folder: Path, name: str, questions: Sequence[Question], teacher: Teach
 
 def answer(path: Path, api_key: SecretStr | None, tell: Tell) -> None:
     """Have the questions answered, and leave word of it. Raises what `label` raises, having left word of that."""
-    with path.open(encoding="utf-8") as lines:
-        head = Head.model_validate_json(next(lines))
-        questions = [_read(line) for line in lines]
+    with path.open("rb") as lines:
+        head = Head.model_validate_json(lines.readline())
+        questions = list(_read(path, lines))
     teacher = head.teacher if api_key is None else head.teacher.model_copy(update={"api_key": api_key})
     try:
         _own_disk(head.store)
@@ -118,6 +119,7 @@ def _told(question: Question) -> dict[str, Any]:
     asked = {"id": request.id, "messages": request.messages, "sampling": asdict(request.sampling)}
     return {
         "request": {**asked, "generation": request.generation},
+        "id": question.id,
         "purpose": question.purpose,
         "qid": question.qid,
         "docids": question.docids,
@@ -126,13 +128,23 @@ def _told(question: Question) -> dict[str, Any]:
     }
 
 
-def _read(line: str) -> Question:
-    told = json.loads(line)
-    asked = told.pop("request")
+def _read(path: Path, lines: BinaryIO) -> Iterator[Question]:
+    """The questions that follow in a file; each finds its request there again when it is asked for."""
+    at = lines.tell()
+    while line := lines.readline():
+        told = json.loads(line)
+        del told["request"]
+        told |= {"docids": tuple(told["docids"]), "relevant": tuple(told["relevant"])}
+        yield Question(template=load_template(told["purpose"]), make=partial(_request_at, path, at), **told)
+        at = lines.tell()
+
+
+def _request_at(path: Path, at: int) -> Request:
+    with path.open("rb") as lines:
+        lines.seek(at)
+        asked = json.loads(lines.readline())["request"]
     sampling = Sampling(**asked.pop("sampling"))
-    request = Request(messages=tuple(asked.pop("messages")), sampling=sampling, **asked)
-    told |= {"docids": tuple(told["docids"]), "relevant": tuple(told["relevant"])}
-    return Question(request=request, template=load_template(told["purpose"]), **told)
+    return Request(messages=tuple(asked.pop("messages")), sampling=sampling, **asked)
 
 
 def _own_disk(path: Path) -> None:

@@ -86,9 +86,7 @@ def label(
     """
     last: list[Progress] = []
     with ExchangeStore(home.store) as store, ExitStack() as during:
-        stands = list(standing(store, questions))
-        due = [stand.due for stand in stands if stand.due is not None]
-        foreseen = foresee(due, len(stands) - len(due), teacher, store)
+        foreseen = foresee((stand.due for stand in standing(store, questions)), teacher, store)
         if on_progress is not None and foreseen.calls:
             on_progress(f"{name}: {foreseen.line}")
         watchers: list[Callable[[Progress], None]] = [last.append]
@@ -106,9 +104,9 @@ def label(
 
         # A server that takes a minute to start is not started for answers that are all stored.
         log = home.logs / f"vllm {name}.log"
-        base_url = during.enter_context(serving(teacher, log)) if due else UNASKED
+        base_url = during.enter_context(serving(teacher, log)) if foreseen.calls else UNASKED
         engine = engine_for(teacher, base_url, store, name)
-        if home.prefect is not None and due:
+        if home.prefect is not None and foreseen.calls:
             outcomes = run(_as_flow(engine, questions, name, home.prefect, watch, _chunk(teacher)))
         else:
             outcomes = run(_in_one_stream(engine, questions, watch))
@@ -121,24 +119,22 @@ def label(
     return Label(outcomes=tuple(outcomes), progress=last[0], presumed=presumed)
 
 
-def foresee(due: Iterable[Request], stored: int, teacher: TeacherSettings, store: ExchangeStore) -> Estimate:
-    """Calls, tokens, USD and hours that what is `due` would take, from the real prompts, where `stored` more are free.
+def foresee(due: Iterable[Request | None], teacher: TeacherSettings, store: ExchangeStore) -> Estimate:
+    """Calls, tokens, USD and hours that what is `due` would take, from the real prompts; None is due no more.
 
     Raises UnknownPrice.
     """
     window_h = teacher.batch.window_s / 3600 if teacher.mode == "batch" else None
-    return estimate(due, teacher.prices, store, teacher.pace, stored, teacher.share, window_h)
+    return estimate(due, teacher.prices, store, teacher.pace, teacher.share, window_h)
 
 
 async def _in_one_stream(
     engine: Asks, questions: Sequence[Question], watch: Callable[[Progress], None]
 ) -> list[Outcome]:
-    place = {question.request.id: i for i, question in enumerate(questions)}
+    place = {question.id: i for i, question in enumerate(questions)}
+    requests = (question.request for question in questions)
     outcomes = [
-        outcome
-        async for outcome in engine.ask(
-            [question.request for question in questions], check_of(questions), on_progress=watch
-        )
+        outcome async for outcome in engine.ask(requests, check_of(questions), total=len(questions), on_progress=watch)
     ]
     return sorted(outcomes, key=lambda outcome: place[outcome.request_id])
 
@@ -173,10 +169,10 @@ async def _as_flow(
         async def label_chunk(first: int, last: int) -> dict[str, int]:
             chunk = questions[first:last]
             # Tried again, it asks what is still without an answer: the others are counted already.
-            left = [q for q in chunk if not isinstance(answered.get(q.request.id), Exchange)]
-            async for outcome in session.ask([question.request for question in left], check_of(left)):
+            left = [q for q in chunk if not isinstance(answered.get(q.id), Exchange)]
+            async for outcome in session.ask((question.request for question in left), check_of(left)):
                 answered[outcome.request_id] = outcome
-            return _told([answered[question.request.id] for question in chunk])
+            return _told([answered[question.id] for question in chunk])
 
         async def in_turn(first: int) -> None:
             async with gate:
@@ -202,7 +198,7 @@ async def _as_flow(
 
         with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: results}):
             await label_campaign()
-    return [answered[question.request.id] for question in questions]
+    return [answered[question.id] for question in questions]
 
 
 def _chunk(teacher: TeacherSettings) -> int:

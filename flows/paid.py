@@ -23,13 +23,13 @@ import polars as pl
 
 from flows.questions import Question, asked_for
 from flows.standing import CHUNK
-from inference.archive import Charge, Record, charges, generations, keys, records, restore, restore_charges
+from inference.archive import Charge, Record, charges, faults, generations, keys, records, restore, restore_charges
 from inference.budget import Budget
 from inference.clerk import StoreUnusable
 from inference.exchange import Exchange, Request
 from inference.store import COLUMNS, ExchangeStore
 from warehouse.catalog import LakeError
-from warehouse.lake import Append, CommitMessage, Lake, Replace, Stream, Write
+from warehouse.lake import Append, CommitMessage, Lake, Stream, Write
 from warehouse.production import CODE_VERSION
 
 EXCHANGE_SCHEMA = {
@@ -40,8 +40,11 @@ EXCHANGE_SCHEMA = {
     "latency_s": pl.Float64, "attempts": pl.Int64, "created_at": pl.String, "prompt_sha256": pl.String,
     "repair_of": pl.String, "fingerprint": pl.String, "logprobs": pl.String,
 }  # fmt: skip
+CALL_SCHEMA = {
+    "purpose": pl.String, "request_id": pl.String, "key": pl.String, "fault": pl.String, "prompt_sha256": pl.String,
+}  # fmt: skip
 CHARGE_SCHEMA = {"created_at": pl.String, "key": pl.String, "kind": pl.String, "usd": pl.Float64, "tokens": pl.Int64}
-PIECE = 500
+PIECE = 1000
 SCOPE = Budget().scope
 
 
@@ -52,7 +55,7 @@ def keep(lake: Lake, path: Path, name: str, asked: Sequence[Question] = (), doma
     LakeError.
     """
     with _alone(path), ExchangeStore(path) as store:
-        mine = exchange_rows(store, asked, domain)
+        mine = calls_behind(store, asked)
         as_known = ["purpose", "key", "fault", "prompt_sha256"]
         # A check that has changed finds other faults in the same answers.
         new = mine.join(lake.read("exchanges", {"domain": domain}, as_known), on=as_known, how="anti", nulls_equal=True)
@@ -61,7 +64,8 @@ def keep(lake: Lake, path: Path, name: str, asked: Sequence[Question] = (), doma
         spent = spent.join(lake.read("charges"), on=["created_at", "key", "kind"], how="anti")
         writes: list[Write] = []
         if new.height:
-            writes.append(Replace("exchanges", new, {"domain": domain, "key": new["key"].to_list()}))
+            where = {"domain": domain, "key": new["key"].to_list()}
+            writes.append(Stream("exchanges", lambda: exchange_rows(store, new, domain), where))
         if others:
             writes.append(Stream("exchanges", lambda: _others(store, others)))
         if spent.height:
@@ -93,19 +97,24 @@ def kept_at_an_error(
         raise
 
 
-def exchange_rows(store: ExchangeStore, asked: Sequence[Question], domain: str) -> pl.DataFrame:
-    """The stored exchanges behind questions as rows of the lake: every generation that was paid, repairs included."""
+def calls_behind(store: ExchangeStore, asked: Sequence[Question]) -> pl.DataFrame:
+    """The stored calls behind questions (CALL_SCHEMA): every generation that was paid, repairs included."""
     by_key = {request.key: question for question, request in _all_generations(store, asked)}
     rows = []
-    for record in records(store, by_key):
-        exchange = record.exchange
-        question = by_key.get(exchange.key) or by_key[exchange.repair_of or ""]
-        rows.append(_row(record, domain, question.purpose, question.request.id, question.template.sha256))
-    return (
-        pl.DataFrame(rows, schema=EXCHANGE_SCHEMA)
-        .unique("key", maintain_order=True)
-        .sort("purpose", "request_id", "key")
-    )
+    for key, repair_of, fault in faults(store, by_key):
+        question = by_key.get(key) or by_key[repair_of or ""]
+        rows.append((question.purpose, question.id, key, fault, question.template.sha256))
+    calls = pl.DataFrame(rows, schema=CALL_SCHEMA, orient="row")
+    return calls.unique("key", maintain_order=True).sort("purpose", "request_id", "key")
+
+
+def exchange_rows(store: ExchangeStore, calls: pl.DataFrame, domain: str) -> Iterator[pl.DataFrame]:
+    """The lake's rows of `calls` (CALL_SCHEMA), in their order, a piece at a time."""
+    for piece in calls.iter_slices(PIECE):
+        found = {record.exchange.key: record for record in records(store, piece["key"])}
+        known = piece.select("purpose", "request_id", "prompt_sha256", "key").iter_rows()
+        rows = [_row(found[key], domain, purpose, asked, prompt) for purpose, asked, prompt, key in known]
+        yield pl.DataFrame(rows, schema=EXCHANGE_SCHEMA)
 
 
 def rebuild_store(lake: Lake, path: Path) -> tuple[int, int]:

@@ -13,7 +13,7 @@ not come, since it is the server that keeps it back.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -134,13 +134,15 @@ def _plan(
     asked_before = {name for kind, model, name in known.iter_rows() if kind in purposes and model == teacher.model}
     states: Counter[State] = Counter()
     again: list[Request] = []
-    wanted: list[Request] = []
-    for request, state, due in standing(store, asked, asked_before, inconsistent(shop)):
-        states[state] += 1
-        if retry and _may_be_asked_again(request, state, teacher):
-            again.append(request)
-            wanted.append(request.in_generation(request.generation + 1))
-        elif due is not None:
-            wanted.append(due)
-    foreseen = foresee(wanted, len(asked) - len(wanted), teacher, store)
+
+    def wanted() -> Iterator[Request | None]:
+        for request, state, due in standing(store, asked, asked_before, inconsistent(shop)):
+            states[state] += 1
+            if retry and _may_be_asked_again(request, state, teacher):
+                again.append(request)
+                yield request.in_generation(request.generation + 1)
+            else:
+                yield due
+
+    foreseen = foresee(wanted(), teacher, store)
     return Planned(campaign.domain, purpose, states, foreseen, tuple(again), provisional)

@@ -6,11 +6,15 @@
 
 A mining question shows the gold answer, a ranking question never does (METHOD section 1). Positions in questions are
 those of the docids beside them; nothing here knows HTTP, money, Dagster or Prefect.
+
+A question makes its request whenever somebody asks for it: the prompts of a domain are many times its texts, and nobody
+has to hold more of them than are on their way.
 """
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, get_args
 
 import polars as pl
@@ -56,15 +60,24 @@ class LabelSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Question:
-    """One request to the teacher and what its numbers stand for: [i] in the prompt is docids[i - 1]."""
+    """One request to the teacher and what its numbers stand for: [i] in the prompt is docids[i - 1].
 
-    request: Request
+    `id` is the request's, and `make` makes it.
+    """
+
+    id: str
     purpose: Purpose
     qid: str
     docids: tuple[str, ...]
     template: PromptTemplate
+    make: Callable[[], Request] = field(repr=False, compare=False)
     relevant: tuple[str, ...] = ()
     list_seed: int = 0
+
+    @property
+    def request(self) -> Request:
+        """The request, made anew with each call, and the same each time."""
+        return self.make()
 
     def fault_of(self, content: str) -> str | None:
         """What is wrong with an answer to this question, in words for the repair turn; None when it is right."""
@@ -196,7 +209,7 @@ def _shuffled(pool: Pool, settings: LabelSettings, sample: int) -> tuple[str, ..
 
 def check_of(questions: Sequence[Question]) -> Callable[[Request, str], str | None]:
     """What is wrong with an answer to one of `questions`, as the engine asks it."""
-    by_id = {question.request.id: question for question in questions}
+    by_id = {question.id: question for question in questions}
     return lambda request, content: by_id[request.id].fault_of(content)
 
 
@@ -229,8 +242,19 @@ def _question(
     start: int,
     answer: str | None,
 ) -> Question:
-    template = load_template(purpose)
-    passages = [pool.texts[docid][: settings.passage_characters] for docid in docids]
-    messages = tuple(template.messages(pool.query, passages, answer))
-    request = Request(f"{pool.domain}/{pool.qid}/{purpose}/{start}", messages, sampling)
-    return Question(request, purpose, pool.qid, docids, template)
+    template, name = load_template(purpose), f"{pool.domain}/{pool.qid}/{purpose}/{start}"
+    make = partial(_request, name, template, pool, docids, answer, settings.passage_characters, sampling)
+    return Question(name, purpose, pool.qid, docids, template, make)
+
+
+def _request(
+    name: str,
+    template: PromptTemplate,
+    pool: Pool,
+    docids: Sequence[str],
+    answer: str | None,
+    characters: int,
+    sampling: Sampling,
+) -> Request:
+    passages = [pool.texts[docid][:characters] for docid in docids]
+    return Request(name, tuple(template.messages(pool.query, passages, answer)), sampling)

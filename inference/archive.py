@@ -1,6 +1,7 @@
 """The store as rows: answers together with the questions that they answer, out of a store and into one.
 
     for record in records(store, keys): ...        # some, with the repair turns that followed them
+    for known in faults(store, keys): ...          # the same ones, without their texts
     for record in everything(store): ...           # all that was ever paid for
     for charge in charges(store, scope): ...       # what was spent and no answer shows
     restore(store, records, scope)                 # into a new store: nothing is bought again
@@ -27,6 +28,10 @@ _SOME = (
     f"UNION ALL SELECT {SELECTED}, e.messages, e.sampling FROM json_each(?) AS k JOIN exchanges AS e "
     "ON e.repair_of = k.value"
 )
+_FAULTS = (
+    "SELECT e.key, e.repair_of, e.fault FROM json_each(?) AS k JOIN exchanges AS e ON e.key = k.value "
+    "UNION ALL SELECT e.key, e.repair_of, e.fault FROM json_each(?) AS k JOIN exchanges AS e ON e.repair_of = k.value"
+)
 _ALL = (
     f"SELECT {SELECTED}, e.messages, e.sampling, e.rowid FROM exchanges AS e WHERE e.rowid > ? ORDER BY e.rowid LIMIT ?"
 )
@@ -44,6 +49,14 @@ _CHARGE = (
     "INSERT INTO spend (at, scope, key, kind, usd, tokens) SELECT ?1, ?6, ?2, ?3, ?4, ?5 WHERE NOT EXISTS "
     "(SELECT 1 FROM spend WHERE at = ?1 AND scope = ?6 AND key = ?2 AND kind = ?3)"
 )
+
+
+class Known(NamedTuple):
+    """What tells a stored answer: its key, the one that it mends, and its fault."""
+
+    key: str
+    repair_of: str | None
+    fault: str | None
 
 
 class Charge(NamedTuple):
@@ -67,20 +80,30 @@ class Record:
 
 def records(store: ExchangeStore, keys: Iterable[str]) -> Iterator[Record]:
     """The answers to `keys` and the repair turns that followed them."""
-    source = iter(dict.fromkeys(keys))
     seen: set[str] = set()
+    for row in _found(store, _SOME, keys):
+        record = _record(row)
+        # A key asked for may itself be the repair of another.
+        if record.exchange.key not in seen:
+            seen.add(record.exchange.key)
+            yield record
+
+
+def faults(store: ExchangeStore, keys: Iterable[str]) -> Iterator[Known]:
+    """What is known of the answers to `keys` and of the repair turns that followed them; one may come twice."""
+    return (Known(*row) for row in _found(store, _FAULTS, keys))
+
+
+def _found(store: ExchangeStore, sql: str, keys: Iterable[str]) -> Iterator[tuple[Any, ...]]:
+    """Rows of a statement that takes keys twice, for some hundred keys at a time."""
+    source = iter(dict.fromkeys(keys))
     while chunk := list(islice(source, MANY)):
         wanted = json.dumps(chunk)
 
         def work(con: sqlite3.Connection, wanted: str = wanted) -> list[tuple[Any, ...]]:
-            return con.execute(_SOME, (wanted, wanted)).fetchall()
+            return con.execute(sql, (wanted, wanted)).fetchall()
 
-        for row in store.clerk.submit(work, writes=False).result():
-            record = _record(row)
-            # A key asked for may itself be the repair of another.
-            if record.exchange.key not in seen:
-                seen.add(record.exchange.key)
-                yield record
+        yield from store.clerk.submit(work, writes=False).result()
 
 
 def everything(store: ExchangeStore) -> Iterator[Record]:

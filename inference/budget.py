@@ -106,24 +106,23 @@ class Estimate:
 
 
 def estimate(
-    due: Iterable[Request],
+    due: Iterable[Request | None],
     prices: Prices,
     store: ExchangeStore,
     pace: PaceSettings,
-    stored: int = 0,
     share: float = 1.0,
     window_h: float | None = None,
 ) -> Estimate:
     """Calls, tokens, USD and hours before anything is bought, from the real prompts of what is `due`.
 
-    `stored` more requests are answered already. `share` of the listed price is paid; `window_h` is a batch's. Raises
-    UnknownPrice.
+    None stands for a request that is answered already. `share` of the listed price is paid; `window_h` is a batch's.
+    Raises UnknownPrice.
     """
     usual: dict[str, Usual | None] = {}
     prompt = expected = usd = seconds = 0.0
-    worst, missing = NOTHING, set[str]()
+    worst, missing, stored = NOTHING, set[str](), 0
     for request in due:
-        if request.key in missing:
+        if request is None or request.key in missing:
             stored += 1
             continue
         missing.add(request.key)

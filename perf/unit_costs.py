@@ -151,7 +151,7 @@ def what_is_asked(connection: duckdb.DuckDBPyConnection, profile: Profile, share
         ranking += ranked
         query = {pool.qid: pool.query for pool in pools}
         lists += [
-            {"row_id": question.request.id, "query": query[question.qid], "relevant": [0], "reasoning": "",
+            {"row_id": question.id, "query": query[question.qid], "relevant": [0], "reasoning": "",
              "passages": [read[docid] for docid in question.docids], "final_order": list(range(len(question.docids)))}
             for question in ranked
         ]  # fmt: skip

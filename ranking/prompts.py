@@ -13,7 +13,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from string import Formatter
 
@@ -116,6 +116,7 @@ def plain_text(text: str) -> str:
     return _BRACKETED_NUMBER.sub(r"(\1)", repaired).strip()
 
 
+@lru_cache(maxsize=2**14)  # a passage stands in many prompts, most of them soon after another
 def passage_text(text: str) -> str:
     """A passage as one line of plain text."""
     return _WHITE_SPACE.sub(" ", plain_text(text))

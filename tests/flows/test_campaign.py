@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from flows.answers import read_mining, read_rankings
 from flows.campaign import Home, Label, label
-from flows.paid import EXCHANGE_SCHEMA, exchange_rows
+from flows.paid import EXCHANGE_SCHEMA, calls_behind, exchange_rows
 from flows.questions import LabelSettings, Pool, Question, mining_questions, ranking_questions
 from flows.teacher import TeacherSettings
 from inference.archive import records
@@ -42,7 +42,9 @@ def at(folder: Path) -> Home:
 def rows(folder: Path, asked: list[Question]) -> pl.DataFrame:
     """What is stored behind some questions, as rows of the lake."""
     with ExchangeStore(folder / "x.sqlite") as store:
-        return exchange_rows(store, asked, "math")
+        return pl.concat(
+            [pl.DataFrame(schema=EXCHANGE_SCHEMA), *exchange_rows(store, calls_behind(store, asked), "math")]
+        )
 
 
 def paid(bought: Label) -> tuple[int, int]:

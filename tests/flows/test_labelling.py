@@ -82,14 +82,14 @@ def human(rows: Sequence[tuple[str, str, int]]) -> pl.DataFrame:
 
 def answered(question: Question, content: str, fault: str | None = None, reasoning: str = "Since.") -> Exchange:
     return Exchange(
-        request_id=question.request.id, key=question.request.key, model="stand-in-teacher", served_model="served",
+        request_id=question.id, key=question.request.key, model="stand-in-teacher", served_model="served",
         content=content, reasoning=reasoning, finish_reason="stop", prompt_tokens=9, completion_tokens=3,
         cached_tokens=0, usd=0.0, latency_s=0.1, attempts=1, created_at="now", fault=fault,
     )  # fmt: skip
 
 
 def failed(question: Question) -> Failure:
-    return Failure(question.request.id, question.request.key, "timeout", "no answer in 900 s")
+    return Failure(question.id, question.request.key, "timeout", "no answer in 900 s")
 
 
 @given(pool=a_pool(), other=gold, data=st.data())
@@ -118,7 +118,7 @@ def test_a_mining_prompt_shows_the_gold_answer_and_numbers_the_passages_as_the_d
         assert 0 < len(question.docids) <= SETTINGS.mining_window
         for number, docid in enumerate(question.docids, start=1):
             assert f"\n[{number}] {passage_text(pool.texts[docid])}\n" in user(question)
-    assert len({question.request.id for question in asked}) == len(asked)
+    assert len({question.id for question in asked}) == len(asked)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real questions and answers are not at {REAL}")

@@ -255,7 +255,7 @@ def test_an_estimate_counts_what_is_missing_and_its_worst_price(
     requests = some_requests(10)
     with running_standin() as server:
         ask_all(engine_for(server), requests[:4])
-    found = estimate([*requests[4:], requests[9]], DEAR, store, PaceSettings(), stored=4)
+    found = estimate([*[None] * 4, *requests[4:], requests[9]], DEAR, store, PaceSettings())
     assert (found.requests, found.stored, found.calls, found.seen) == (11, 5, 6, 4)
     first = sum(DEAR.worst_case(r).tokens for r in requests[4:])
     assert found.usd_at_most == pytest.approx(found.tokens_at_most) and found.tokens_at_most > 2 * first
@@ -326,7 +326,7 @@ def test_the_hours_of_an_estimate_go_by_the_slowest_limit(
 def test_a_batch_takes_its_provider_s_window(some_requests: Make, store: ExchangeStore) -> None:
     found = estimate(some_requests(6), DEAR, store, PaceSettings(), window_h=24.0)
     assert found.hours == 24 and "within 24 h, the provider's window" in found.line
-    assert estimate([], DEAR, store, PaceSettings(), stored=6, window_h=24.0).hours == 0
+    assert estimate([None] * 6, DEAR, store, PaceSettings(), window_h=24.0).hours == 0
     assert "within 48 h" in (found + found).line
 
 
