@@ -122,17 +122,22 @@ def rebuild_store(lake: Lake, path: Path) -> tuple[int, int]:
 
     What was spent is then what had been spent when they came into the lake.
     """
-    rows = lake.read("exchanges").unique("key", maintain_order=True).sort("created_at", "key")
+    known = 0
 
     def stored() -> Iterator[Record]:
-        for row in rows.iter_rows(named=True):
-            exchange = Exchange(**{name: row[name] for name in COLUMNS})
-            yield Record(exchange, tuple(json.loads(row["messages"])), json.loads(row["sampling"]))
+        nonlocal known
+        # An exchange that two domains hold stands in one piece: it was bought at one moment.
+        for piece in lake.pieces("exchanges", "created_at", PIECE):
+            rows = piece.unique("key", maintain_order=True).sort("created_at", "key")
+            known += rows.height
+            for row in rows.iter_rows(named=True):
+                exchange = Exchange(**{name: row[name] for name in COLUMNS})
+                yield Record(exchange, tuple(json.loads(row["messages"])), json.loads(row["sampling"]))
 
     with ExchangeStore(path) as store:
         new = restore(store, stored(), SCOPE)
         restore_charges(store, (Charge(*row) for row in lake.read("charges").select(*CHARGE_SCHEMA).iter_rows()), SCOPE)
-        return rows.height, new
+        return known, new
 
 
 @contextmanager
