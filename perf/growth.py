@@ -4,7 +4,8 @@
     python perf/growth.py --only first-stage --first-stage 10000,30000
     python perf/growth.py --json growth.json           # what `sizing.py --growth` reads
 
-Each size runs in a process of its own, on texts by rule: passages of 30 to 90 words, 20 of them a query. Compared are
+Each size runs in a process of its own, on texts by rule: passages of 30 to 90 words; to be labelled 63 of 65 to 195
+words a query, as in the home of docs/sizing.md. Compared are
 seconds of a processor, which other work on the machine spoils less than the clock, and peak memory. The exponent is
 log(last / first) of a figure by log(last / first) of the size: 1 is linear, 2 quadratic, 0 constant. Where a fixed part
 (imports, a first commit) hides what grows, *each further thousand* tells it: between the last two sizes.
@@ -40,7 +41,8 @@ sys.path.insert(0, str(ROOT))
 
 from warehouse.lake import Append, CommitMessage, Lake, opened  # noqa: E402
 
-PASSAGE_WORDS, QUERY_WORDS, PASSAGES_A_QUERY = 60, 30, 20
+PASSAGE_WORDS, QUERY_WORDS = 60, 30
+LABEL_WORDS, PASSAGES_A_QUERY = 130, 63
 PROMPT_WORDS, CHAIN_WORDS = 20 * PASSAGE_WORDS, 400
 SEARCHES, DEPTH = 500, 100
 UNITS = {
@@ -72,9 +74,9 @@ def first_stage_of(passages: int, queries: int = SEARCHES) -> Figures:
     }  # fmt: skip
 
 
-def passages_of(count: int, draw: np.random.Generator) -> pl.Series:
-    """Passages of 30 to 90 words, in a random order: of one length, many would have one score."""
-    lengths = range(PASSAGE_WORDS // 2, PASSAGE_WORDS * 3 // 2 + 1)
+def passages_of(count: int, draw: np.random.Generator, words: int = PASSAGE_WORDS) -> pl.Series:
+    """Passages of half as many words to half as many more, in a random order: of one length, many had one score."""
+    lengths = range(words // 2, words * 3 // 2 + 1)
     each = -(-count // len(lengths))
     made = pl.concat([texts(each, words, draw) for words in lengths])
     return made.gather(draw.permutation(len(made))[:count])
@@ -146,7 +148,7 @@ def write_source(folder: Path, queries: int) -> None:
     """A source folder: each query is words of a passage, whose other words are its gold answer."""
     folder.mkdir(parents=True)
     draw = np.random.default_rng(3)
-    passages = passages_of(queries * PASSAGES_A_QUERY, draw).to_list()
+    passages = passages_of(queries * PASSAGES_A_QUERY, draw, LABEL_WORDS).to_list()
     with (folder / "passages.jsonl").open("w") as file:
         for number, text in enumerate(passages):
             file.write(json.dumps({"docid": f"d{number}", "text": text, "source": "perf", "license": "CC0-1.0"}) + "\n")
@@ -234,7 +236,7 @@ def main() -> None:
     parser.add_argument("--first-stage", default="30000,100000,300000", help="passages, with commas")
     parser.add_argument("--search", default="1000,10000", help="queries over 10,000 passages, with commas")
     parser.add_argument("--commit", default="3000,30000", help="exchanges in one commit, with commas")
-    parser.add_argument("--label", default="500,2000,8000", help="queries of a domain, with commas")
+    parser.add_argument("--label", default="500,2000,4000", help="queries of a domain, with commas")
     parser.add_argument("--chains", default="40,1000", help="words of a chain, with commas")
     parser.add_argument("--passages", default="60,3000", help="words of a passage, with commas")
     parser.add_argument("--only", choices=list(UNITS))

@@ -48,6 +48,7 @@ CHAIN_WORDS, PASSAGE_WORDS, PASSAGES_A_LIST = 40, 60, 2 / 5  # of its texts: N /
 
 # A: assumed.
 ANSWER_TOKENS = 3_072  # the paper's cut-off of a response: longer chains are no training rows
+ANSWER_COPIES = 3  # of a domain's answers in memory: the outcome, its row, and the row on its way to the lake
 BATCH_SHARE = 0.5  # inference/prices.yaml: of providers that have a batch price; TEACHER has none
 IN_FLIGHT = (64, 256)  # teacher.pace of profiles/api.yaml and gpu.yaml
 BENCHMARK_QUERIES, S_A_QUERY = 1_384, 1.8  # all of BRIGHT; the paper's latency of the 7B model
@@ -127,20 +128,24 @@ class Model:
         return 2 * passages * self.home.passage_bytes / GIB + (index + hits) / 1_024
 
     def label_gib(self, queries: float) -> float:
-        """Of one domain: prompts and answers, as many times over as growth.py saw prompts held."""
-        return self.label_fixed() + self.held() * self.text(queries) / self.home.domains / GIB
+        """Of one domain: its texts, pools and answers; of its prompts no more than are on their way."""
+        return self.label_fixed() + self.label_a_query() * queries / self.home.domains
 
     def label_fixed(self) -> float:
         """GiB of labelling next to nothing."""
         return self.growth.values("label", "unchanged MiB")[0] / 1_024
 
+    def label_a_query(self) -> float:
+        """GiB a query, as growth.py labels texts of the home's length and number, and the answers of a real teacher.
+
+        The first stage is in it.
+        """
+        answers = ANSWER_COPIES * self.calls(1) * ANSWER_TOKENS * self.home.token_bytes
+        return self.growth.further("label", "stored MiB") / 1_024 + answers / GIB
+
     def domains(self, queries: float, gib: float) -> int:
         """Into how many domains the queries go, so that each is labelled in so much memory."""
-        return math.ceil(self.held() * self.text(queries) / GIB / (gib - self.label_fixed()))
-
-    def held(self) -> float:
-        """Bytes of memory a byte of prompts while a domain is labelled."""
-        return self.growth.further("label", "stored MiB", "prompt bytes") * 2**20
+        return math.ceil(self.label_a_query() * queries / (gib - self.label_fixed()))
 
     def extra(self, queries: float) -> tuple[float, float]:
         """MiB of chains and of distinct passages that curation holds beyond those of warehouse.py."""
@@ -216,7 +221,9 @@ def unit_costs(model: Model) -> list[Sequence[str]]:
         ("BM25, memory of 1,000 queries' hits", growth_of(growth, "search", "MiB to search", "MiB"), "G"),
         ("lake, a commit of 1,000 exchanges of 9 kB", growth_of(growth, "commit", "s", "s of a processor"), "G"),
         ("labelling, a further GB of prompts", label_of(growth), "G: label, over stored answers; nothing changed"),
-        ("labelling, memory a byte of prompts", f"{model.held():.1f} B", "G: label, over stored answers"),
+        ("labelling, memory of 1,000 queries without their answers", growth_of(growth, "label", "stored MiB", "MiB"),
+         "G: over stored answers"),
+        ("labelling, memory of answers", f"{ANSWER_COPIES} B a byte", "A: outcome, row, row on its way to the lake"),
         ("curation of 100,000 and 1,000,000 short lists", "29.4 s, 1.61 GiB; 302.5 s, 4.17 GiB", "P: warehouse.py"),
         ("curation, a further GiB of chains", curation_of(growth, "chains"), "G"),
         ("curation, a further GiB of passages", curation_of(growth, "passages"), "G"),
@@ -288,10 +295,9 @@ def grown(model: Model, gib: float) -> list[tuple[str, Callable[[float], str], s
 def ends(model: Model, gib: float) -> list[Sequence[str]]:
     """At how many training queries each thing passes what one machine, or a month, holds."""
     limits: list[tuple[str, Callable[[float], float], float]] = [
-        (f"labelling: a domain's prompts in {gib:g} GiB", model.label_gib, gib),
+        (f"labelling: a domain's texts and answers in {gib:g} GiB", model.label_gib, gib),
         (f"first stage: a domain in {gib:g} GiB", model.first_stage_gib, gib),
         (f"curation: all lists in {gib:g} GiB", model.curation_gib, gib),
-        (f"rebuild-store: the texts of all exchanges in {gib:g} GiB", lambda n: model.text(n) / GIB, gib),
         (f"training: the texts of a release in {gib:g} GiB", lambda n: model.rows(n) * model.row_bytes() / GIB, gib),
         (f"labelling in 30 days, {IN_FLIGHT[0]} in flight", lambda n: model.days(n, IN_FLIGHT[0]), 30),
         (f"labelling in 30 days, {IN_FLIGHT[1]} in flight", lambda n: model.days(n, IN_FLIGHT[1]), 30),
