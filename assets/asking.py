@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import dagster as dg
 
-from assets.places import Processes, ProcessFailed
+from assets.places import Processes
 from assets.resources import Factory
+from assets.tasks import ProcessFailed
 from flows import asking
 from flows.campaign import Label
 from flows.questions import Question

@@ -15,7 +15,7 @@ from kubernetes.client import ApiException, CoreV1Api
 from kubernetes.config import ConfigException, load_config
 from urllib3.exceptions import HTTPError
 
-from assets.places import ProcessFailed, Task
+from assets.tasks import ProcessFailed, Task
 from rankmill.places import Kubernetes, PodNeeds
 
 FOREVER = 0.0

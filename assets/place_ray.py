@@ -11,7 +11,7 @@ import shlex
 from dagster_ray import PipesRayJobClient
 from dagster_ray.core.pipes import SubmitJobParams
 
-from assets.places import ProcessFailed, Task
+from assets.tasks import ProcessFailed, Task
 from rankmill.places import Ray, RayNeeds
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import dagster as dg
 
 from assets.messages import WholeLines
-from assets.places import ProcessFailed, Task
+from assets.tasks import ProcessFailed, Task
 from rankmill.places import Slurm, SlurmNeeds
 
 PASSED_ON = ("HOME", "LANG", "LOGNAME", "PATH", "SLURM_CONF", "TZ", "USER")

@@ -11,41 +11,17 @@ profile (rankmill.places).
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import dagster as dg
 
 from assets.messages import WholeLines
+from assets.tasks import ProcessFailed, ProcessKilled, Task
 from rankmill.places import Kubernetes, Local, Places, Ray, Stage
 
 # Network file systems tell of another machine's files when what they remember of a folder has expired.
 LAG_S = 60.0
-
-
-class ProcessFailed(Exception):
-    """A process did not end well; the message says how it ended, and where its words are kept."""
-
-
-class ProcessKilled(ProcessFailed):
-    """A process of this machine that signal 9 ended: the kernel's, where memory is out, or somebody's."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A process to be done elsewhere: `command` without its interpreter, and a folder that both machines see."""
-
-    context: dg.AssetExecutionContext
-    stage: Stage
-    command: tuple[str, ...]
-    env: Mapping[str, str]
-    home: Path
-
-    @property
-    def name(self) -> str:
-        """What the process is called there."""
-        return f"rankmill-{self.stage}-{self.context.run.run_id[:8]}"
 
 
 class Place(Protocol):

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from assets.places import Place, ProcessFailed, ProcessKilled
+from assets.places import Place
+from assets.tasks import ProcessFailed, ProcessKilled
 from training.faults import less_memory
 from training.jobs import RerankJob, RlJob, SftJob, command, finished
 

@@ -23,9 +23,10 @@ from flows.standing import CHUNK, standing
 from flows.teacher import UNASKED, TeacherSettings, engine_for, serving
 from inference.batch.rows import BatchElsewhere
 from inference.breaker import MostlyErrors
-from inference.budget import Budget, BudgetExceeded, Estimate, estimate
+from inference.budget import Budget, BudgetExceeded
 from inference.endpoint import EndpointRefused
 from inference.engine import Asks
+from inference.estimate import Estimate, estimate
 from inference.exchange import Exchange, Failure, Request
 from inference.metrics import serving_metrics
 from inference.prices import Cost, UnknownPrice

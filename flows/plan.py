@@ -26,7 +26,7 @@ from flows.questions import MINING, Purpose, Question
 from flows.standing import State, standing
 from flows.steps import Campaign
 from flows.teacher import TeacherSettings
-from inference.budget import Estimate
+from inference.estimate import Estimate
 from inference.exchange import Request
 from inference.store import ExchangeStore
 from warehouse.ledger import latest

@@ -15,7 +15,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from inference.batch.engine import BatchEngine, BatchSettings
+from inference.batch.engine import BatchEngine
+from inference.batch.settings import BatchSettings
 from inference.breaker import BreakerSettings
 from inference.budget import Budget
 from inference.endpoint import Endpoint

@@ -48,7 +48,7 @@ class Held:
         if count := self.tally.held[_name(by)]:
             _log.warning(
                 "%d requests so far wait for %s at %s. A run in batch mode with that base_url collects it; or give it "
-                "up: python -m inference.batch.rows %s --give-up %s",
+                "up: python -m inference.batch %s --give-up %s",
                 count, _name(by), by.endpoint, self.store, by.batch,
             )  # fmt: skip
 

@@ -19,6 +19,8 @@ from collections import deque
 
 from pydantic import BaseModel, ConfigDict, Field
 
+ASSUMED_TOKENS_PER_S = 30  # what a teacher writes, as long as none has been seen
+
 
 class PaceSettings(BaseModel):
     """How hard an endpoint may be pushed, and how long a request is tried."""

@@ -35,9 +35,10 @@ from typing import Any, Literal
 
 import orjson
 
-from inference.budget import ASSUMED_TOKENS_PER_S, Budget
+from inference.budget import Budget
 from inference.clerk import Clerk
 from inference.exchange import Exchange, Request
+from inference.pace import ASSUMED_TOKENS_PER_S
 from inference.prices import NOTHING, Cost
 
 SCHEMA = Path(__file__).with_name("schema.sql")

@@ -26,7 +26,7 @@ from unit_costs import Asked, Growth, Home, plan, read_home
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from inference.budget import ASSUMED_TOKENS_PER_S  # noqa: E402
+from inference.pace import ASSUMED_TOKENS_PER_S  # noqa: E402
 from inference.prices import Prices  # noqa: E402
 from rankmill.settings import load_profile  # noqa: E402
 from training.planning import Plan  # noqa: E402
@@ -203,7 +203,7 @@ def unit_costs(model: Model) -> list[Sequence[str]]:
         ("of the prompts, beginnings that another has too", percent(asked.shared), "H: what a cache can save"),
         ("an answer, chain included", f"{ANSWER_TOKENS:,} tokens", "A: the paper's cut-off of a response"),
         ("an answer's time", f"{ANSWER_TOKENS / ASSUMED_TOKENS_PER_S:.0f} s",
-         f"A: {ASSUMED_TOKENS_PER_S} tokens/s (inference/budget.py)"),
+         f"A: {ASSUMED_TOKENS_PER_S} tokens/s (inference/pace.py)"),
         ("price a million tokens", price_line(), f"A: inference/prices.yaml of {Prices.load().dated}"),
         ("training queries ranked, consistent, released",
          " x ".join(percent(s) for s in (home.ranked, home.consistent, home.released)), "H: of its teacher, no other"),

@@ -18,9 +18,10 @@ import polars as pl
 
 from training.cards import model_card
 from training.jobs import LeftOut, RlJob, SftJob, TrainResult
+from training.ranks import best_device
 from training.recipes import Recipe
 from training.shortened import Shortened
-from training.student import arithmetic, best_device, save_student
+from training.student import arithmetic, save_student
 
 ROOT = Path(__file__).resolve().parents[1]
 # The rooms whose code decides what comes out of a training process.

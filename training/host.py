@@ -1,6 +1,6 @@
 """The machine a training process runs on: threads, memory and silence, set once at its start, before torch.
 
-Deliberately absent: choosing a device (see `student.best_device`), and any change to a setting that the user made.
+Deliberately absent: choosing a device (see `ranks.best_device`), and any change to a setting that the user made.
 """
 
 import ctypes

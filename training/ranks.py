@@ -4,6 +4,7 @@
     if first(): write(...)
     wait()                                    # nobody goes on before all are here
     same(value)                               # the first process's value, in all of them
+    best_device()                             # where this one computes
 
 `accelerate launch` starts several processes, each with a part of every batch; plain python starts one, for which all
 of this is free. The first one alone writes, reports and decides by the clock. Deliberately absent: how weights and
@@ -36,12 +37,17 @@ def sharded() -> bool:
     return any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("DEEPSPEED", "FSDP"))
 
 
+def best_device() -> str:
+    """`cuda` where there is one, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def join() -> None:
     """Meet the other processes, and take the device that is this one's."""
     if count() > 1:
         from accelerate import PartialState
-
-        from training.student import best_device
 
         PartialState(cpu=best_device() == "cpu")
 

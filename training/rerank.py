@@ -32,6 +32,7 @@ from training.faults import attempted
 from training.host import settle
 from training.jobs import LeftOut, RerankJob, RerankResult, finished, publish, weights_sha256, workspace
 from training.rankers import Ranker, call_prompt, misfit, ranker_for
+from training.ranks import best_device
 from training.recipes import RecipeError
 from training.reporting import Reporter, open_reporter
 from training.student import StudentError
@@ -200,7 +201,7 @@ def run(job: RerankJob, reporter: Reporter, started: float | None = None) -> Rer
         return done
     started = time.time() if started is None else started
     from training.checkpoints import hardware, versions
-    from training.student import best_device, load_student, load_tokenizer, resolve
+    from training.student import load_student, load_tokenizer, resolve
 
     quiet()
     source = resolve(job.model, job.base_cache)

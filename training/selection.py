@@ -31,7 +31,7 @@ from training.checkpoints import TrainingDataError
 from training.curves import Curve
 from training.jobs import LeftOut, TrainJob
 from training.rankers import Ranker, call_prompt, misfit
-from training.ranks import first, same
+from training.ranks import best_device, first, same
 from training.recipes import Recipe
 from training.seams import Selecting
 from training.survival import Member
@@ -200,7 +200,7 @@ class Selection(Member):
         """The figure of some weights; None where they are no numbers."""
         import torch
 
-        from training.student import best_device, in_one_piece
+        from training.student import in_one_piece
 
         assert self.ranker is not None  # this is the first process
         twin = self.ranker.model

@@ -264,7 +264,7 @@ def serve(job: ServingJob, stream: BinaryIO, out: BinaryIO) -> None:
     cancelled: set[int] = set()
     inbox = Inbox(stream, cancelled)
     from training.curves import quiet
-    from training.student import best_device
+    from training.ranks import best_device
 
     quiet()
     scheduler = Scheduler(job, Student(job), emit, cancelled)

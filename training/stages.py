@@ -22,7 +22,7 @@ from training.faults import TrainingStopped, explained, guard
 from training.first_token import SeveralTokensError
 from training.jobs import LeftOut, RlJob, SftJob, TrainResult, finished, publish, workspace
 from training.rankers import ranker_for
-from training.ranks import count, first, join, same, wait
+from training.ranks import best_device, count, first, join, same, wait
 from training.recipes import RecipeError
 from training.reporting import Reporter
 from training.seams import Student
@@ -223,7 +223,7 @@ def common(model: Student, folder: Path, seed: int) -> dict[str, Any]:
 
     Make the arguments before weights are read: they tell transformers whether each process reads its part alone.
     """
-    from training.student import arithmetic, best_device
+    from training.student import arithmetic
 
     cpu = best_device() == "cpu"
     return {

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from training.jobs import BASE_WHEELS, ModelRef, weights_sha256
-from training.ranks import sharded
+from training.ranks import best_device, sharded
 
 
 class StudentError(RuntimeError):
@@ -111,13 +111,6 @@ def in_one_piece() -> Iterator[None]:
         yield
     finally:
         plugin.set_deepspeed_weakref()
-
-
-def best_device() -> str:
-    """`cuda` where there is one, else `cpu`."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def arithmetic(dtype: str) -> str:

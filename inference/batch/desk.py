@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from inference.batch.api import ENDED, URL, BatchApi, Unsure
 from inference.batch.collect import Ended, clear_away, collect
@@ -31,6 +30,7 @@ from inference.batch.rows import (
     let_go,
     open_rows,
 )
+from inference.batch.settings import BatchSettings
 from inference.breaker import EndpointDown
 from inference.endpoint import EndpointRefused, chat_body
 from inference.exchange import Request
@@ -38,9 +38,6 @@ from inference.prices import Cost, Prices
 from inference.progress import Progress, Tally
 from inference.store import Claim
 from inference.teller import Teller
-
-if TYPE_CHECKING:
-    from inference.batch.engine import BatchSettings
 
 # How much longer than its window the claims of a batch stand, so that a run on the next day still finds them.
 LEASE_BEYOND_S = 86_400.0
@@ -217,7 +214,7 @@ class Desk:
     def _remedy(self, row: Row) -> str:
         return (
             "If the batch is lost there, give it up (it then counts as spent): "
-            f"python -m inference.batch.rows {self.teller.store.path} --give-up {row.batch}"
+            f"python -m inference.batch {self.teller.store.path} --give-up {row.batch}"
         )
 
     def _wake(self) -> None:

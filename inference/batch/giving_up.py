@@ -3,7 +3,7 @@
 Where the provider cannot be asked, or does not end the batch in time, its worst case counts as spent, since it may go
 on and be charged.
 
-Absent on purpose: whose key it is (`rows.main` reads it).
+Absent on purpose: whose key it is (`__main__` reads it).
 """
 
 from __future__ import annotations

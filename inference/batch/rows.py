@@ -1,8 +1,5 @@
 """Batches as rows of the store: filed before anything is sent, open until their answers are kept.
 
-    python -m inference.batch.rows STORE                  # what is open
-    python -m inference.batch.rows STORE --give-up ID     # cancel one, keep what it has brought (`giving_up`)
-
 A batch is filed in one transaction with the claims on its requests and with the requests themselves, so whoever finds
 the row can go on with it. `creating_at` says that the provider may know of the batch, `remote` that it does; until
 then a sender has to be alive. A row ends in the transaction that keeps its answers, so that two processes that
@@ -14,15 +11,11 @@ Functions that take a connection run on the store's clerk. Absent on purpose: HT
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sqlite3
-import sys
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from inference.budget import Budget
@@ -120,7 +113,7 @@ def file_batch(
         raise BatchElsewhere(
             f"{count:,} of these requests are in a batch that was filed for {endpoint} at {filed_at} and is not "
             "collected yet. Run with that base_url to collect it; or, if it is lost, give it up (it then counts as "
-            f"spent): python -m inference.batch.rows {store.path} --give-up {batch}"
+            f"spent): python -m inference.batch {store.path} --give-up {batch}"
         )
     granted = [
         _line(draft.batch, request, attempt)
@@ -233,37 +226,3 @@ def _line(batch: str, request: Request, attempt: int) -> tuple[Any, ...]:
 
 def _keys(con: sqlite3.Connection, batch: str) -> list[str]:
     return [key for (key,) in con.execute("SELECT key FROM batch_lines WHERE batch = ?", (batch,))]
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """List the open batches of a store, or give one up.
-
-    The provider is asked to cancel it where OPENAI_BASE_URL is the address that the batch was filed for: a key is shown
-    to no other.
-    """
-    parser = argparse.ArgumentParser(prog="python -m inference.batch.rows", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("store", type=Path, help="the exchange store, a SQLite file")
-    parser.add_argument("--give-up", metavar="ID", help="cancel and end this batch; what is not known counts as spent")
-    chosen = parser.parse_args(arguments)
-    if not chosen.store.is_file():
-        parser.error(f"there is no exchange store at {chosen.store}")
-    with ExchangeStore(chosen.store) as store:
-        rows = store.clerk.submit(lambda con: open_rows(con, store), writes=False).result()
-        if chosen.give_up is None:
-            for row in rows:
-                known = row.remote or ("being sent" if row.sending else "cut short")
-                asked = f"{row.requests:,} x {row.model}"
-                sys.stdout.write(f"{row.batch}  {row.filed_at}  {asked}  {row.endpoint}  {known}\n")
-            return
-        wanted = next((row for row in rows if row.batch == chosen.give_up), None)
-        if wanted is None:
-            parser.error(f"no open batch {chosen.give_up} in {chosen.store}; leave out --give-up to see what is open")
-        # It takes the provider's client, which takes a second, and this module.
-        from inference.batch.giving_up import give_up_now
-
-        address, key = os.environ.get("OPENAI_BASE_URL", ""), os.environ.get("OPENAI_API_KEY", "none")
-        sys.stdout.write(f"{give_up_now(store, wanted.batch, address, key)}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,8 @@ import pytest
 from batch_runs import HALVED, BatchFor
 from salt_water import ranking_prompt
 
-from inference.batch.engine import BatchEngine, BatchSettings
+from inference.batch.engine import BatchEngine
+from inference.batch.settings import BatchSettings
 from inference.breaker import BreakerSettings
 from inference.budget import Budget
 from inference.endpoint import Endpoint

@@ -14,7 +14,7 @@ import pytest
 from batch_runs import BatchFor, Make, kinds_of_spending, nothing_is_held, rows_of
 from gate import gate_before
 
-from inference.batch import rows as batch_rows
+from inference.batch.__main__ import main as batch_main
 from inference.batch.engine import BatchEngine
 from inference.batch.giving_up import give_up_now
 from inference.engine import ask_all
@@ -131,7 +131,7 @@ def test_a_batch_that_is_given_up_is_cancelled_and_what_it_has_answered_is_kept(
     with running_standin(Faults(batch_delay_s=5.0)) as server:
         batch = opened(server, batches_for, some_requests(20), store, answered=3)
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
-        batch_rows.main([str(store.path), "--give-up", batch])
+        batch_main([str(store.path), "--give-up", batch])
         assert f"{batch}: cancelled at {server.base_url}; what it brought is kept" in capsys.readouterr().out
         answered = server.counts["answered"]
         assert [one["status"] for one in shown(server, "batches")] == ["cancelled"] and 3 <= answered < 20

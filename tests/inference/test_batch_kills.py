@@ -21,7 +21,8 @@ from inference.store import ExchangeStore
 COUNT = 12
 ASKER = """
 import sys
-from inference.batch.engine import BatchEngine, BatchSettings
+from inference.batch.engine import BatchEngine
+from inference.batch.settings import BatchSettings
 from inference.budget import Budget
 from inference.endpoint import Endpoint
 from inference.engine import ask_all

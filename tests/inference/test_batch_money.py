@@ -11,10 +11,11 @@ from gate import gate_before
 from salt_water import DEAR
 
 from inference.batch.engine import BatchEngine
-from inference.budget import ASSUMED_TOKENS_PER_S, Budget, BudgetExceeded, estimate
+from inference.budget import Budget, BudgetExceeded
 from inference.engine import ask_all
+from inference.estimate import estimate
 from inference.exchange import Exchange, Failure
-from inference.pace import PaceSettings
+from inference.pace import ASSUMED_TOKENS_PER_S, PaceSettings
 from inference.prices import Price, Prices, UnknownPrice
 from inference.standin.faults import Faults
 from inference.standin.server import MODEL, running_standin

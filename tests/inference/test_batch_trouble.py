@@ -11,7 +11,7 @@ import pytest
 from batch_runs import BatchFor, Check, Make, ask, kinds_of_spending, nothing_is_held, rows_of
 from gate import gate_before
 
-from inference.batch import rows as batch_rows
+from inference.batch.__main__ import main as batch_main
 from inference.batch.api import BatchRefused
 from inference.batch.engine import BatchEngine
 from inference.batch.rows import BatchElsewhere
@@ -202,14 +202,14 @@ def test_requests_in_a_batch_at_another_address_are_named_and_can_be_given_up(
     with running_standin() as server:
         with pytest.raises(BatchElsewhere) as caught:
             ask_all(batches_for(server), some_requests(5))
-        command = str(caught.value).split("python -m inference.batch.rows ")[1].split()
+        command = str(caught.value).split("python -m inference.batch ")[1].split()
         assert f"3 of these requests are in a batch that was filed for {there} at 20" in str(caught.value)
-        batch_rows.main(command[:1])
+        batch_main(command[:1])
         assert f"3 x {MODEL}  {there}  batch_" in capsys.readouterr().out
-        batch_rows.main(command)
+        batch_main(command)
         assert store.spent("all") == worst and nothing_is_held(store)
         with pytest.raises(SystemExit):
-            batch_rows.main(command)
+            batch_main(command)
         assert "no open batch" in capsys.readouterr().err
         assert len(ask_all(batches_for(server), some_requests(5))) == 5 == server.counts["answered"]
     assert kinds_of_spending(store) == {"answer": 5, "presumed": 3}
@@ -220,8 +220,6 @@ def test_a_batch_that_the_provider_has_lost_is_named_with_the_way_out(
 ) -> None:
     with running_standin() as server, gate_before(server.base_url) as gate:
         gate.at["GET /batches"] = 404
-        with pytest.raises(
-            EndpointRefused, match=r"not found.*give it up.*python -m inference.batch.rows \S+ --give-up"
-        ):
+        with pytest.raises(EndpointRefused, match=r"not found.*give it up.*python -m inference.batch \S+ --give-up"):
             ask_all(batches_for(gate.base_url), some_requests(2))
     assert store.reserved("all").tokens > 0 and len(rows_of(store, "SELECT 1 FROM batches WHERE ended_as IS NULL")) == 1

@@ -24,8 +24,9 @@ from salt_water import DEAR
 from servers import answering, serving
 
 from inference.archive import records
-from inference.budget import Budget, BudgetExceeded, estimate
+from inference.budget import Budget, BudgetExceeded
 from inference.engine import Engine, ask_all
+from inference.estimate import estimate
 from inference.exchange import Exchange, Failure, Request, Sampling, repair_request
 from inference.pace import PaceSettings
 from inference.prices import NOTHING, Cost, Prices, UnknownPrice
