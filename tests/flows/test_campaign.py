@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -18,7 +20,7 @@ from inference.archive import records
 from inference.budget import Budget, BudgetExceeded
 from inference.endpoint import Endpoint, EndpointRefused
 from inference.engine import Engine, ask_all
-from inference.exchange import Exchange
+from inference.exchange import Exchange, Request
 from inference.pace import PaceSettings
 from inference.prices import Cost, Price, Prices
 from inference.standin.faults import Faults
@@ -103,6 +105,38 @@ def test_a_second_call_buys_nothing_and_brings_the_same(tmp_path: Path) -> None:
         made = [read_rankings(asked, bought.outcomes, domain, "human", "s") for bought in (first, again)]
         assert made[0].rows.equals(made[1].rows)
         assert made[0].rejections.equals(made[1].rejections)
+
+
+def requests_held_at_most(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> int:
+    """Requests that were in memory together while something was done."""
+    held: dict[int, weakref.ref[Request]] = {}
+    most, made = 0, Request.__post_init__
+
+    def counted(request: Request) -> None:
+        nonlocal most
+        made(request)
+        held[id(request)] = weakref.ref(request, lambda _, place=id(request): held.pop(place, None))
+        most = max(most, len(held))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Request, "__post_init__", counted)
+        work()
+    return most
+
+
+def test_a_campaign_holds_no_more_prompts_than_are_on_their_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ranking(4000)
+
+    def ask() -> Label:
+        return label("rank", asked, TeacherSettings(), at(tmp_path))
+
+    bought, stored = requests_held_at_most(monkeypatch, ask), requests_held_at_most(monkeypatch, ask)
+    assert 0 < bought < 1000 and 0 < stored < 2000
+    with ExchangeStore(tmp_path / "x.sqlite") as store:
+        calls = calls_behind(store, asked)
+        assert [piece.height for piece in exchange_rows(store, calls, "math")] == [1000] * 4
 
 
 def test_what_a_killed_process_may_have_been_charged_for_is_told_and_stands_in_the_figures(tmp_path: Path) -> None:
