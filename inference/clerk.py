@@ -143,7 +143,8 @@ class Clerk:
             if connection.total_changes - checkpointed > CHECKPOINT_EVERY:
                 checkpointed = connection.total_changes
                 with suppress(sqlite3.OperationalError):  # the disk is full, say: the log goes on growing
-                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                    # Read to its end: a cursor that a memory profiler holds on to would let no further commit through.
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         connection.close()
 
 
