@@ -66,7 +66,7 @@ def test_requests_that_an_open_batch_holds_are_named_in_progress_log_and_figures
     said = [record.getMessage() for record in caplog.records if record.name == "inference.held"]
     assert len(said) == 1
     assert said[0].startswith(f"30 requests so far wait for {name} at {server.base_url}. A run in batch mode")
-    assert said[0].endswith(f"python -m inference.batch.rows {store.path} --give-up {batch}")
+    assert said[0].endswith(f"python -m inference.batch {store.path} --give-up {batch}")
 
 
 def test_a_live_run_ends_when_another_has_collected_the_batch_and_its_figures_say_that_it_waited(
