@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--first-stage", default="30000,100000,300000", help="passages, with commas")
     parser.add_argument("--search", default="1000,10000", help="queries over 10,000 passages, with commas")
     parser.add_argument("--commit", default="3000,30000", help="exchanges in one commit, with commas")
-    parser.add_argument("--label", default="500,2000,4000", help="queries of a domain, with commas")
+    parser.add_argument("--label", default="500,2000", help="queries of a domain, with commas")
     parser.add_argument("--chains", default="40,1000", help="words of a chain, with commas")
     parser.add_argument("--passages", default="60,3000", help="words of a passage, with commas")
     parser.add_argument("--only", choices=list(UNITS))
