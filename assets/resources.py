@@ -9,6 +9,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from flows.nights import Allowance, Night, NightBudgets, allowance
+from flows.paid import bring_back
 from flows.plan import Asking, ask_again
 from flows.steps import Campaign, campaign_of
 from inference.store import ExchangeStore
@@ -60,13 +61,14 @@ class Factory(dg.ConfigurableResource):
         """A domain's questions to this home's teacher, who stops where an allowance ends."""
         profile = self.settings.profile
         teacher = profile.teacher if left is None else left.bounding(profile.teacher)
-        return campaign_of(domain, profile.labels, teacher, self.settings.campaign_home, tell)
+        return campaign_of(domain, profile.labels, teacher, self.lake, self.settings.campaign_home, tell)
 
     def allowance(self, night: Night) -> Allowance | None:
         """What a night may still spend; None where the profile sets no budget."""
         budgets = self.settings.profile_that_buys_nothing.budgets
         if budgets == NightBudgets():
             return None
+        bring_back(self.lake, self.settings.store_path)  # what was spent is part of it
         with ExchangeStore(self.settings.store_path) as store:
             return allowance(store, night, budgets)
 

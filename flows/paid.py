@@ -2,13 +2,16 @@
 
     calls = keep(lake, home.store, "teacher_rankings math", questions, "math")
     with every_call_kept(lake, store, "reranking"): ...          # whatever is bought in the block
-    rebuild_store(lake, path)
+    lost = bring_back(lake, path)                                # before anything is asked
+    rebuild_store(lake, path)                                    # the same, whatever is lost
 
 `exchanges` only grows: whatever the store holds and the lake does not is added, whoever asked for it, in a commit of
 its own. So an answer to a question that has changed since stays, and so do those of a campaign that its budget stopped.
 Which of them are behind the questions of today is the campaign's own to say (`campaign_exchanges`, written with what it
 has made). What was spent without an answer comes along (`charges`), so that a rebuilt store has spent what the old one
-had. Deliberately absent: anything that asks.
+had. What the lake holds and a store has lost (its file was removed, or is an older one) would be bought a second time,
+past the budget, and the lake would go on showing the first answers: so it comes back before a campaign begins.
+Deliberately absent: anything that asks.
 """
 
 import fcntl
@@ -77,7 +80,8 @@ def keep(lake: Lake, path: Path, name: str, asked: Sequence[Question] = (), doma
 
 @contextmanager
 def every_call_kept(lake: Lake, path: Path, name: str) -> Iterator[None]:
-    """Whatever is bought in the block comes into the lake, also where an error ends it."""
+    """What was lost comes back; what is bought in the block comes into the lake, also where an error ends it."""
+    bring_back(lake, path)
     with kept_at_an_error(lake, path, name):
         yield
     keep(lake, path, name)
@@ -115,6 +119,16 @@ def exchange_rows(store: ExchangeStore, calls: pl.DataFrame, domain: str) -> Ite
         known = piece.select("purpose", "request_id", "prompt_sha256", "key").iter_rows()
         rows = [_row(found[key], domain, purpose, asked, prompt) for purpose, asked, prompt, key in known]
         yield pl.DataFrame(rows, schema=EXCHANGE_SCHEMA)
+
+
+def bring_back(lake: Lake, path: Path) -> int:
+    """Put exchanges of the lake into a store that has lost some; gives how many it had lost."""
+    known = set(lake.read("exchanges", columns=["key"])["key"])
+    if not known:
+        return 0
+    with ExchangeStore(path) as store:
+        lost = len(known.difference(keys(store)))
+    return rebuild_store(lake, path)[1] if lost else 0
 
 
 def rebuild_store(lake: Lake, path: Path) -> tuple[int, int]:

@@ -165,7 +165,8 @@ def ranking_questions(
             for docid, twin in chosen.duplicates
         ]
         if judged_by == "mined" and not pool.gold_answer:
-            queries_left.append((pool.qid, "no_gold_answer", "mining needs a gold answer to show"))
+            remedy = f"where people have judged, set labels.judgements: {{{pool.domain}: human}}"
+            queries_left.append((pool.qid, "no_gold_answer", f"mining needs a gold answer to show; {remedy}"))
         elif not chosen.relevant:
             queries_left.append((pool.qid, "no_positive", f"no passage of its pool of {len(pool.docids)} is relevant"))
         elif len(chosen.relevant) == len(chosen.docids):

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import polars as pl
+
 from flows.campaign import Home, Tell
 from flows.plan import Planned, plan, retry_rejected
 from flows.questions import LabelSettings
@@ -51,7 +53,7 @@ class Mill:
 
     def campaign(self, domain: str, tell: Tell) -> Campaign:
         """A domain's questions to the teacher."""
-        return campaign_of(domain, self.labels, self.teacher, self.home, tell)
+        return campaign_of(domain, self.labels, self.teacher, self.lake, self.home, tell)
 
 
 def plan_all(mill: Mill, retry: bool, tell: Tell) -> list[Planned]:
@@ -131,8 +133,19 @@ def _perform(mill: Mill, steps: Sequence[Step], tell: Tell) -> list[Performed]:
     for step in steps:
         performed = perform(mill.lake, step, run_id, mill.domains)
         for asset, row in performed.rows.items():
-            state = "unchanged " if performed.committed is None else ""
             counts = f"{row.rows_in} in, {row.rows_out} out, {row.rows_rejected} rejected"
-            tell(f"{step.partition_key} · {asset}: {state}({counts})")
+            if performed.committed is None:
+                tell(f"{step.partition_key} · {asset}: unchanged ({counts})")
+            else:
+                tell(f"{step.partition_key} · {asset}: {counts}{_reasons(mill, asset, step.partition_key)}")
         done.append(performed)
     return done
+
+
+def _reasons(mill: Mill, asset: str, domain: str) -> str:
+    """Why rows of an asset were rejected, the commonest reason first, with what one of them is told."""
+    known = {"asset": asset, "partition_key": domain, "stage": asset}
+    told = mill.lake.read("rejections", known, ["reason", "detail"])
+    found = told.group_by("reason").agg(pl.len().alias("rows"), pl.col("detail").min())
+    rows = found.sort("rows", "reason", descending=[True, False]).iter_rows()
+    return "".join(f"; {count} {reason} ({detail})" for reason, count, detail in rows)

@@ -13,7 +13,7 @@ import polars as pl
 
 from flows import answers, questions
 from flows.campaign import Home, Label, Tell, label
-from flows.paid import keep, kept_at_an_error
+from flows.paid import bring_back, keep, kept_at_an_error
 from flows.questions import MINING, JudgedBy, LabelSettings, Pool, Purpose, Question
 from flows.teacher import TeacherSettings
 from inference.store import ExchangeStore
@@ -21,7 +21,7 @@ from ranking.agreement import agreement, position_bias, positions_of_top_pick
 from ranking.prompts import load_template, titled
 from warehouse.intake.source_tables import gold_passages
 from warehouse.intake.steps import SOURCES
-from warehouse.lake import Replace, content_sha256
+from warehouse.lake import Lake, Replace, content_sha256
 from warehouse.ledger import Product
 from warehouse.pages import pictures
 from warehouse.production import Made, Shop, Step, own
@@ -57,8 +57,12 @@ class Campaign:
         }
 
 
-def campaign_of(domain: str, labels: LabelSettings, teacher: TeacherSettings, home: Home, tell: Tell) -> Campaign:
-    """The campaign of a domain with the store of a home."""
+def campaign_of(
+    domain: str, labels: LabelSettings, teacher: TeacherSettings, lake: Lake, home: Home, tell: Tell
+) -> Campaign:
+    """The campaign of a domain with the store of a home, into which comes what it has lost and the lake holds."""
+    if lost := bring_back(lake, home.store):
+        tell(f"{home.store} had lost {lost:,} answers, which are in it again, out of the lake: nothing is bought twice")
     with ExchangeStore(home.store) as store:
         asked_again = store.times_asked_again()
 

@@ -93,7 +93,9 @@ def _mill(
     settings = Settings.load()
     # To buy it takes a key and a budget, and that is refused before anything is made.
     chosen = settings.profile if buys else settings.profile_that_buys_nothing
-    activate(settings, sources, limit, None)
+    activate(settings, sources, limit, None, evaluates=False)
+    asks = f"Asks {chosen.teacher.model} at {chosen.teacher.base_url}."
+    typer.echo(f"profile {settings.profile_name}: {chosen.description} {asks}", err=True)
     registry = settings.registry
     active = registry.active() if domains is None else [registry.domain(name) for name in domains]
     return Mill(

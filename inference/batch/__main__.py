@@ -25,10 +25,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--give-up", metavar="ID", help="cancel and end this batch; what is not known counts as spent")
     chosen = parser.parse_args(arguments)
     if not chosen.store.is_file():
-        parser.error(f"there is no exchange store at {chosen.store}")
+        inside = chosen.store / "exchanges.sqlite"
+        there = f"; {inside} is one" if inside.is_file() else ""
+        parser.error(f"there is no exchange store at {chosen.store}{there}")
     with ExchangeStore(chosen.store) as store:
         rows = store.clerk.submit(lambda con: open_rows(con, store), writes=False).result()
         if chosen.give_up is None:
+            if not rows:
+                sys.stdout.write("no batch is open\n")
             for row in rows:
                 known = row.remote or ("being sent" if row.sending else "cut short")
                 asked = f"{row.requests:,} x {row.model}"

@@ -54,11 +54,12 @@ def without_store(made: Mill) -> None:
         file.unlink()
 
 
-def reword(folder: Path) -> None:
-    """Ask every query of a source in other words."""
+def reword(folder: Path, count: int = 8) -> None:
+    """Ask the first queries of a source in other words."""
     rows = [json.loads(line) for line in (folder / "queries.jsonl").read_text("utf-8").splitlines()]
-    said = [{**row, "text": row["text"].replace("Why does", "How comes it that")} for row in rows]
-    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said), "utf-8")
+    for row in rows[:count]:
+        row["text"] = row["text"].replace("Why does", "How comes it that")
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
 def test_answers_to_questions_that_have_changed_stay_and_the_reports_count_today_s(
@@ -106,6 +107,27 @@ def test_what_a_killed_campaign_has_bought_is_in_after_the_next_run_and_once(tmp
     label(fresh)
     kept = fresh.lake.read("exchanges")
     assert (kept.height, kept["prompt_sha256"].null_count(), teacher.counts["answered"]) == (7, 0, 7)
+
+
+def test_what_a_store_has_lost_comes_back_before_anything_is_asked_and_its_money_with_it(
+    tmp_path: Path, teacher: Standin
+) -> None:
+    made = mill(tmp_path, {"sea": 8}, teacher.base_url, price=DEAR)
+    label(made)
+    with ExchangeStore(made.home.store) as store:
+        spent = store.spent("all")
+    without_store(made)
+    # One question is asked in other words: the others must not be, and their price counts against the budget.
+    reword(tmp_path / "sources" / "sea", 1)
+    poor = replace(made, teacher=made.teacher.model_copy(update={"budget_usd": spent.usd + 1}))
+    told: list[str] = []
+    with pytest.raises(BudgetExceeded):
+        label_all(poor, plan_all(poor, False, told.append), told.append, told.append)
+    assert teacher.counts["answered"] == 7 and any("had lost 7 answers" in line for line in told)
+    label(made)
+    assert teacher.counts["answered"] == made.lake.read("exchanges").height == 8
+    with ExchangeStore(made.home.store) as store:
+        assert store.spent("all").usd == pytest.approx(made.lake.read("exchanges")["usd"].sum())
 
 
 def test_a_rebuilt_store_has_spent_what_the_old_one_had_presumed_and_double_charges_included(

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
@@ -23,6 +24,7 @@ from rankmill.dead_runs import PROCESS
 from rankmill.finding import Finding
 from rankmill.run import prepare_home
 from rankmill.settings import ROOT, Settings
+from warehouse.lake import Append, CommitMessage, Lake, opened
 
 SECRET = "sk-never-shown"
 
@@ -85,6 +87,18 @@ def test_a_store_that_is_damaged_is_found_with_the_command_that_rebuilds_it(home
     (home / "exchanges.sqlite").write_bytes(b"SQLite format 3\0" + b"damaged" * 2000)
     found = only(doctor_services.store, "answers")
     assert not found.ok and found.remedy == "move it away, then: rankmill lake rebuild-store"
+
+
+def test_a_store_that_has_lost_what_the_lake_holds_is_found_before_the_next_campaign(home: Path) -> None:
+    row = {"domain": "sea", "purpose": "rank_teacher", "key": "k1", "usd": 0.5}
+    with opened(Lake.at(home / "lake")) as lake:
+        lake.commit([Append("exchanges", pl.DataFrame([row]))], CommitMessage("exchanges", "test", "test"))
+    for _ in range(2):
+        found = only(doctor_services.store, "answers")
+        assert not found.ok and found.remedy == "now: rankmill lake rebuild-store"
+        assert found.detail.startswith("1 answers of the lake are not in ")
+        with ExchangeStore(home / "exchanges.sqlite"):
+            """There is one, and it is empty."""
 
 
 class Endpoint(BaseHTTPRequestHandler):
