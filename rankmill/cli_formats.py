@@ -1,6 +1,7 @@
 """`rankmill export` and `rankmill audit`: releases in the formats of others, and others' sets under our filters."""
 
 import json
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -121,7 +122,7 @@ def audit(
         items = read_benchmarks(registered, benchmarks or [], chosen.hub)
         never = never_train_on(items.items, read.queries())
         audited = auditing.audit(read, never, chosen.release, chosen.alpha if alpha is None else alpha)
-        place = settings.home / "audits" / folder.resolve().name
+        place = _place_of(settings.home / "audits", folder.resolve())
         with opened(Lake.at(place / "lake")) as lake:
             auditing.store(lake, audited, run_id="audit")
         page = write_report(out or place / "report.html", "audit.html.j2", auditing.values(audited))
@@ -133,6 +134,18 @@ def audit(
             _say(auditing.summary(audited), unread)
             typer.echo(f"report: {page}")
             typer.echo(f'every decision: rankmill lake query "SELECT * FROM decisions" --home {place}')
+
+
+def _place_of(audits: Path, folder: Path) -> Path:
+    """Where the audit of a folder is kept: under the folder's name, with a number where another one has it."""
+    for number in count(1):
+        place = audits / (folder.name if number == 1 else f"{folder.name}-{number}")
+        mark = place / "folder"
+        if not place.exists() or (mark.is_file() and mark.read_text("utf-8") == str(folder)):
+            break
+    place.mkdir(parents=True, exist_ok=True)
+    mark.write_text(str(folder), "utf-8")
+    return place
 
 
 def _say(told: dict[str, Any], unread: dict[str, str]) -> None:

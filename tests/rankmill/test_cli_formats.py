@@ -158,6 +158,13 @@ def test_an_audit_prints_faults_with_their_places_and_writes_page_and_lake(tmp_p
     asked = "SELECT count(*) AS n FROM decisions WHERE outcome = 'rejected'"
     kept = rankmill("lake", "query", asked, "--home", str(home / "audits" / "theirs"), "--json")
     assert json.loads(kept.output) == [{"n": 2}]
+    # Another folder of the same name takes nothing from the first; the same one again takes its own place.
+    other = write_reasonrank(tmp_path / "other" / "theirs", *reasonrank_rows())
+    for _ in range(2):
+        assert rankmill("audit", str(other), "--home", str(home)).exit_code == 0
+    assert sorted(place.name for place in (home / "audits").iterdir()) == ["theirs", "theirs-2"]
+    kept = rankmill("lake", "query", asked, "--home", str(home / "audits" / "theirs"), "--json")
+    assert json.loads(kept.output) == [{"n": 2}]
 
 
 def test_an_audit_without_benchmarks_says_what_it_was_not_compared_with(tmp_path: Path) -> None:
