@@ -20,12 +20,13 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sized
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from inference.breaker import Breaker, BreakerSettings
 from inference.budget import Budget
+from inference.clerk import StoreUnusable
 from inference.endpoint import Endpoint, Line
 from inference.exchange import Outcome, Request, Requests
 from inference.pace import PaceSettings
@@ -109,6 +110,8 @@ class Engine(Asks):
                 ticker.cancel()
                 await asyncio.gather(ticker, return_exceptions=True)
                 if on_progress is not None:
+                    with suppress(StoreUnusable):  # the last claim has not seen what came after it
+                        tally.spent = self.store.spent(self.budget.scope)
                     on_progress(purchase.progress())
 
 

@@ -240,7 +240,7 @@ def test_a_fault_of_the_text_is_mended_by_one_more_turn_that_names_it_and_both_a
         assert text.fault in records[turn.key].messages[2]["content"]
     came_out = {o.key for o in outcomes}
     assert came_out == first.keys() - {r.key for r in faulty} | {turn.key for turn in turns}
-    assert store.spent("all").usd == progress.usd == sum(e.usd for e in stored.values())
+    assert store.spent("all").usd == progress.usd == progress.spent.usd == sum(e.usd for e in stored.values())
     assert not spending(store, "presumed")
 
 
