@@ -119,7 +119,6 @@ def _told(question: Question) -> dict[str, Any]:
     asked = {"id": request.id, "messages": request.messages, "sampling": asdict(request.sampling)}
     return {
         "request": {**asked, "generation": request.generation},
-        "id": question.id,
         "purpose": question.purpose,
         "qid": question.qid,
         "docids": question.docids,
@@ -133,7 +132,7 @@ def _read(path: Path, lines: BinaryIO) -> Iterator[Question]:
     at = lines.tell()
     while line := lines.readline():
         told = json.loads(line)
-        del told["request"]
+        told["id"] = told.pop("request")["id"]
         told |= {"docids": tuple(told["docids"]), "relevant": tuple(told["relevant"])}
         yield Question(template=load_template(told["purpose"]), make=partial(_request_at, path, at), **told)
         at = lines.tell()

@@ -187,7 +187,7 @@ def _row(record: Record, domain: str, purpose: str, request_id: str, prompt_sha2
 def _all_generations(store: ExchangeStore, asked: Sequence[Question]) -> Iterable[tuple[Question, Request]]:
     for first in range(0, len(asked), CHUNK):
         chunk = asked[first : first + CHUNK]
-        newest = generations(store, [question.request for question in chunk])
-        for question, last in zip(chunk, newest, strict=True):
+        requests = [question.request for question in chunk]
+        for question, request, last in zip(chunk, requests, generations(store, requests), strict=True):
             for generation in range(last + 1):
-                yield question, question.request.in_generation(generation)
+                yield question, request.in_generation(generation)
