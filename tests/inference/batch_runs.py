@@ -6,20 +6,18 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
+from asking import Check
 from salt_water import DEAR
 
 from inference.batch.engine import BatchEngine
-from inference.engine import Asks, Engine, ask_all
+from inference.engine import Asks, ask_all
 from inference.exchange import Exchange, Failure, Request
 from inference.prices import Price
 from inference.progress import Progress
 from inference.standin.server import MODEL
 from inference.store import ExchangeStore
 
-Make = Callable[..., list[Request]]
-EngineFor = Callable[..., Engine]
 BatchFor = Callable[..., BatchEngine]
-Check = Callable[[Request, str], str | None]
 # A dollar a token, half a dollar in a batch.
 HALVED = DEAR.with_price(MODEL, Price(input=1e6, cached=1e6, output=1e6, batch=0.5, source="test"))
 

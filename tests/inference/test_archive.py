@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from asking import Check, EngineFor, Make
 from salt_water import DEAR
 from servers import answering, serving
 
 from inference.archive import Record, everything, records, restore
-from inference.engine import Engine, ask_all
+from inference.engine import ask_all
 from inference.exchange import Exchange, Request, Sampling
 from inference.prices import NOTHING, Cost
 from inference.standin.faults import Faults
 from inference.standin.server import running_standin
 from inference.store import ExchangeStore
-
-Make = Callable[..., list[Request]]
-EngineFor = Callable[..., Engine]
-Check = Callable[[Request, str], str | None]
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from batch_runs import BatchFor, Make, kinds_of_spending, nothing_is_held, rows_of
+from asking import Make
+from batch_runs import BatchFor, kinds_of_spending, nothing_is_held, rows_of
 from gate import gate_before
 
 from inference.batch.__main__ import main as batch_main

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from batch_runs import HALVED, BatchFor, Check, EngineFor, Make, ask, kinds_of_spending, nothing_is_held
+from asking import Check, EngineFor, Make
+from batch_runs import HALVED, BatchFor, ask, kinds_of_spending, nothing_is_held
 from gate import gate_before
 
 from inference.archive import records

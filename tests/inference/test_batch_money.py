@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from batch_runs import HALVED, BatchFor, Check, EngineFor, Make, ask, kinds_of_spending, nothing_is_held, rows_of
+from asking import Check, EngineFor, Make
+from batch_runs import HALVED, BatchFor, ask, kinds_of_spending, nothing_is_held, rows_of
 from gate import gate_before
 from salt_water import DEAR
 

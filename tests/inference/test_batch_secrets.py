@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from batch_runs import BatchFor, Check, Make, nothing_is_held
+from asking import Check, Make
+from batch_runs import BatchFor, nothing_is_held
 from gate import gate_before
 from servers import serving
 from test_secrets import ECHOES, KEY, dumped, echoing, traces

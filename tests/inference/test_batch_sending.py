@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch_runs import BatchFor, Check, Make, ask, nothing_is_held, rows_of
+from asking import Check, Make
+from batch_runs import BatchFor, ask, nothing_is_held, rows_of
 from gate import gate_before
 from salt_water import ranking_prompt
 

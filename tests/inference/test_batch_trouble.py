@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from batch_runs import BatchFor, Check, Make, ask, kinds_of_spending, nothing_is_held, rows_of
+from asking import Check, Make
+from batch_runs import BatchFor, ask, kinds_of_spending, nothing_is_held, rows_of
 from gate import gate_before
 
 from inference.batch.__main__ import main as batch_main

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
 import pytest
+from asking import Check, EngineFor, Make, Outcomes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,15 +19,10 @@ from inference.archive import everything
 from inference.breaker import Breaker, BreakerSettings, EndpointDown, MostlyErrors
 from inference.endpoint import RequestRefused
 from inference.engine import Engine, ask_all
-from inference.exchange import FAULTS, Exchange, Failure, Request, Requests
+from inference.exchange import FAULTS, Exchange, Failure, Requests
 from inference.standin.faults import Draw, Faults
 from inference.standin.server import running_standin
 from inference.store import ExchangeStore, now
-
-Make = Callable[..., list[Request]]
-EngineFor = Callable[..., Engine]
-Check = Callable[[Request, str], str | None]
-Outcomes = list[Exchange | Failure]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from asking import EngineFor, Make
 from hypothesis import given
 from hypothesis import strategies as st
 from salt_water import DEAR
@@ -35,9 +36,6 @@ from inference.standin.faults import Draw, Faults
 from inference.standin.server import MODEL, Standin, running_standin
 from inference.store import ExchangeStore
 from inference.teller import Teller
-
-Make = Callable[..., list[Request]]
-EngineFor = Callable[..., Engine]
 
 
 async def take(engine: Engine, requests: list[Request]) -> tuple[list[Exchange | Failure], BudgetExceeded | None]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
+from asking import Check, EngineFor, Make
 
 from inference.archive import records
 from inference.endpoint import EndpointRefused
@@ -20,10 +21,6 @@ from inference.standin.answers import VERSION
 from inference.standin.faults import Faults
 from inference.standin.server import MODEL, running_standin
 from inference.store import ExchangeStore
-
-Make = Callable[..., list[Request]]
-EngineFor = Callable[..., Engine]
-Check = Callable[[Request, str], str | None]
 
 
 def ask(engine: Engine, requests: list[Request], check: Check) -> tuple[list[Exchange | Failure], Progress]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from asking import EngineFor, Make
 from batch_runs import BatchFor
 from gate import gate_before
 from hypothesis import given
@@ -18,14 +18,12 @@ from servers import answering, serving
 
 from inference import logprobs
 from inference.archive import everything, restore
-from inference.engine import Engine, ask_all
+from inference.engine import ask_all
 from inference.exchange import Exchange, Request, Sampling
 from inference.standin.faults import Faults
 from inference.standin.server import running_standin
 from inference.store import ExchangeStore
 
-Make = Callable[..., list[Request]]
-EngineFor = Callable[..., Engine]
 CHAT = "POST /chat/completions"
 
 

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from asking import EngineFor, Make
 from salt_water import DEAR
 
 from inference.archive import records
@@ -27,8 +28,6 @@ from inference.standin.faults import Faults
 from inference.standin.server import Standin, running_standin
 from inference.store import ExchangeStore, now
 
-Make = Callable[..., list[Request]]
-EngineFor = Callable[..., Engine]
 IN_FLIGHT = 8
 ASKER = """
 import sys

@@ -5,24 +5,19 @@ from __future__ import annotations
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from asking import Check, EngineFor, Make
 from salt_water import DEAR
 
 from inference.breaker import BreakerSettings
 from inference.budget import Budget
-from inference.engine import Engine, ask_all
-from inference.exchange import Request
+from inference.engine import ask_all
 from inference.metrics import PREFIX, PortTaken, serving_metrics
 from inference.progress import Progress
 from inference.standin.faults import Faults
 from inference.standin.server import running_standin
-
-Make = Callable[..., list[Request]]
-EngineFor = Callable[..., Engine]
-Check = Callable[[Request, str], str | None]
 
 FIGURES = {
     "total", "done", "good", "cache_hits", "repaired", "calls", "answers", "prompt_tokens", "completion_tokens", "usd",

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from asking import EngineFor, Make
 from servers import answering, serving
 
 from inference.endpoint import Endpoint
-from inference.engine import Engine, ask_all
-from inference.exchange import Exchange, Request
+from inference.engine import ask_all
+from inference.exchange import Exchange
 from inference.standin.server import running_standin
 
-Make = Callable[..., list[Request]]
-EngineFor = Callable[..., Engine]
 KEY = "a-key-for-the-endpoint-alone"
 
 

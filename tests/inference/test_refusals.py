@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from asking import EngineFor, Make
 from batch_runs import BatchFor
 from gate import gate_before
 
 from inference.breaker import EndpointDown
 from inference.endpoint import KeyRefused, QuotaSpent, RequestRefused, refused_as
-from inference.engine import Engine, ask_all
-from inference.exchange import Exchange, Request
+from inference.engine import ask_all
+from inference.exchange import Exchange
 from inference.standin.faults import Faults
 from inference.standin.server import running_standin
 from inference.store import ExchangeStore
 
-Make = Callable[..., list[Request]]
-EngineFor = Callable[..., Engine]
 CHAT = "POST /chat/completions"
 
 

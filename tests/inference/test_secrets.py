@@ -20,6 +20,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 from aiohttp import web
+from asking import EngineFor
 from pydantic import ValidationError
 from servers import answering, serving
 
@@ -33,7 +34,6 @@ from inference.standin.faults import Faults
 from inference.standin.server import running_standin
 from inference.store import ExchangeStore
 
-EngineFor = Callable[..., Engine]
 # With every sign that base64 and URLs have and code differently.
 KEY = "sk-planted/secret+key?0123456789=~"
 TRACES = {

@@ -13,6 +13,7 @@ from types import FrameType
 
 import pytest
 from aiohttp import web
+from asking import EngineFor, Make
 from salt_water import DEAR
 from servers import answering, serving
 
@@ -26,8 +27,6 @@ from inference.standin.faults import Faults
 from inference.standin.server import Standin, running_standin
 from inference.store import ExchangeStore
 
-Make = Callable[..., list[Request]]
-EngineFor = Callable[..., Engine]
 IN_FLIGHT = 8
 FINE = {"choices": [{"finish_reason": "stop", "message": {"content": "[2] > [1]"}}]}
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 
 import pytest
+from asking import EngineFor, Make
 
 from inference.budget import Budget
 from inference.clerk import StoreUnusable
-from inference.engine import Engine, ask_all
-from inference.exchange import Exchange, Request
+from inference.engine import ask_all
+from inference.exchange import Exchange
 from inference.standin.server import running_standin
 from inference.store import ExchangeStore
-
-Make = Callable[..., list[Request]]
-EngineFor = Callable[..., Engine]
 
 
 def pragma(store: ExchangeStore, text: str) -> int:

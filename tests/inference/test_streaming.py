@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from asking import EngineFor, Make
 from servers import serving
 
 from inference.engine import Engine
@@ -23,8 +24,6 @@ from inference.exchange import Exchange, Request, Sampling
 from inference.standin.server import Standin, running_standin
 from inference.store import ExchangeStore, keep, now
 
-Make = Callable[..., list[Request]]
-EngineFor = Callable[..., Engine]
 FEW, MANY, MISSING = 2_000, 200_000, 500
 # Far below what 200,000 requests or answers take: not 90 bytes are left for each.
 BOUND_MB = 16

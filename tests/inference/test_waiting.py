@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
+from asking import EngineFor, Make
 from batch_runs import BatchFor
 from test_batch_clearing import leave_when
 
@@ -20,9 +21,6 @@ from inference.progress import Progress
 from inference.standin.faults import Faults
 from inference.standin.server import Standin, running_standin
 from inference.store import ExchangeStore
-
-Make = Callable[..., list[Request]]
-EngineFor = Callable[..., Engine]
 
 
 def left_open(server: Standin, batches_for: BatchFor, requests: list[Request]) -> None:
