@@ -4,7 +4,8 @@
     trainer = GroupTrainer(...)           # softmax cross-entropy of the relevant passage over its group (pointwise)
 
 Both take rows {row_id, tokens: [[id, ...], ...]}, pad to the right, and count in `tally` the rows and tokens that they
-read. The losses are plain functions of logits. Deliberately absent: cross-entropy alone, which is TRL's.
+read; what the texts of a group share is read once (training.prefix_sharing). The losses are plain functions of logits.
+Deliberately absent: cross-entropy alone, which is TRL's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,10 @@ from transformers import Trainer
 
 from training.batching import AlikeBatches
 from training.curves import Tally
+from training.prefix_sharing import PADDED, padded, shared, sight
 from training.ranks import count, everyone
 
 IGNORED = -100
-PADDING = 0.1
 
 
 def first_token_ranknet(scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
@@ -47,30 +48,13 @@ def group_cross_entropy(scores: torch.Tensor, groups: Sequence[int]) -> torch.Te
     return torch.stack(losses).mean()
 
 
-def alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Texts by number, in parts of like length: less than a tenth of a part's places is padding.
-
-    The passages of one group are of any length, and sorting groups does nothing about it: padded together they were a
-    quarter of all places (448 groups of real queries, passages of up to 512 tokens).
-    """
-    parts: list[list[int]] = []
-    held = longest = 0
-    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
-        held += lengths[number]
-        if not parts or held <= (1.0 - PADDING) * longest * (len(parts[-1]) + 1):
-            parts.append([])
-            held = longest = lengths[number]
-        parts[-1].append(number)
-    return parts
-
-
 class RowTrainer(Trainer):
     """A Trainer over rows of ready tokens, each of which names the row of the release that it was made from."""
 
     def __init__(self, *, rows: Sequence[Mapping[str, Any]], pad: int, tally: Tally, **arguments: Any) -> None:
         self.pad = pad
         self.tally = tally
-        self.lengths = [sum(map(len, row["tokens"])) for row in rows]
+        self.lengths = [len(shared(row["tokens"])) for row in rows]
         self._sums: dict[str, list[float]] = {}
         super().__init__(train_dataset=_Rows(rows), data_collator=self._collate, **arguments)
 
@@ -101,14 +85,6 @@ class RowTrainer(Trainer):
         """The objective; subclasses say what it is."""
         raise NotImplementedError
 
-    def padded(self, texts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and attention mask of some texts, (B, longest) each, on the device that trains; counted."""
-        width = max(map(len, texts))
-        ids = torch.tensor([[*text, *[self.pad] * (width - len(text))] for text in texts])
-        mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts])
-        self.tally.count(mask)
-        return ids.to(self.args.device), mask.to(self.args.device)
-
     def _collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {"rows": rows}
 
@@ -126,7 +102,7 @@ class FirstTokenTrainer(RowTrainer):
 
     def loss(self, model: Any, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         """One batch of lists."""
-        ids, mask = self.padded([text for row in rows for text in row["tokens"]])
+        ids, mask = self._padded([text for row in rows for text in row["tokens"]])
         starts = torch.tensor([row["prompt"] for row in rows], device=ids.device)
         places = torch.arange(ids.shape[1], device=ids.device)
         # From the last token of the prompt on, each place but the last says a token of the response.
@@ -151,6 +127,14 @@ class FirstTokenTrainer(RowTrainer):
         self.note("ranknet", ranknet.detach())
         return entropy + self.weight * ranknet
 
+    def _padded(self, texts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and attention mask of some texts, (B, longest) each, on the device that trains; counted."""
+        width = max(map(len, texts))
+        ids = torch.tensor([[*text, *[self.pad] * (width - len(text))] for text in texts])
+        mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts])
+        self.tally.count(mask)
+        return ids.to(self.args.device), mask.to(self.args.device)
+
 
 class GroupTrainer(RowTrainer):
     """Softmax cross-entropy over groups of one relevant passage and some that are not, scored by yes - no."""
@@ -162,32 +146,30 @@ class GroupTrainer(RowTrainer):
         self.model_accepts_loss_kwargs = False
 
     def loss(self, model: Any, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
-        """One batch of groups."""
-        texts = [text for row in rows for text in row["tokens"]]
-        parts = alike([len(text) for text in texts])
-        read = torch.cat([self._scores(model, [texts[number] for number in part]) for part in parts])
-        places = torch.tensor([number for part in parts for number in part], device=read.device)
-        scores = read[places.argsort()]
-        groups = [len(row["tokens"]) for row in rows]
+        """One batch of groups, each of which is one sequence."""
+        lines = [shared(row["tokens"]) for row in rows]
+        ids, owners, places = (part.to(self.args.device) for part in padded(lines, self.pad))
+        self.tally.count(owners != PADDED)
+        read = {"input_ids": ids, "attention_mask": sight(owners, next(model.parameters()).dtype), "position_ids": places}
+        line = torch.tensor([number for number, one in enumerate(lines) for _ in one.ends], device=ids.device)
+        ends = torch.tensor([end for one in lines for end in one.ends], device=ids.device)
+        scores = self._scores(model, read, line, ends)
+        groups = [len(one.ends) for one in lines]
         firsts = torch.stack([part.argmax() == 0 for part in torch.split(scores, groups)])
         self.note("accuracy", firsts.float().mean())
         return group_cross_entropy(scores, groups)
 
-    def _scores(self, model: Any, texts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """yes - no of each text, (B,)."""
-        ids, mask = self.padded(texts)
-        last = mask.sum(dim=1) - 1
+    def _scores(self, model: Any, read: Mapping[str, Any], line: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """yes - no at each of `ends`, (sum(groups),)."""
         if count() > 1:
             # The wrapper that gathers gradients, or weights, sees to what goes through its own forward pass alone.
-            places, row_of = last.unique(return_inverse=True)
-            read = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=places).logits
-            logits = read[torch.arange(len(ids), device=ids.device), row_of].float()
+            kept, column = ends.unique(return_inverse=True)
+            logits = model(**read, use_cache=False, logits_to_keep=kept).logits[line, column].float()
             return logits[:, self.yes] - logits[:, self.no]
-        # Only the hidden state that answers becomes logits: a vocabulary at every place would be most of the work.
+        # Only the hidden states that answer become logits: a vocabulary at every place would be most of the work.
         whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters lie around it
-        hidden = whole.base_model(input_ids=ids, attention_mask=mask, use_cache=False)[0]
-        answering = hidden[torch.arange(len(ids), device=ids.device), last]
-        logits = whole.get_output_embeddings()(answering).float()
+        hidden = whole.base_model(**read, use_cache=False)[0]
+        logits = whole.get_output_embeddings()(hidden[line, ends]).float()
         return logits[:, self.yes] - logits[:, self.no]
 
 

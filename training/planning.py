@@ -24,7 +24,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from training.chat import prompt_ids
 from training.examples import pair_groups, prompt_length, rl_prompts, sft_examples, whole_length
+from training.prefix_sharing import shared
 from training.recipes import Recipe
 from training.running import Vllm
 from training.seams import SoftmaxCrossEntropy
@@ -146,17 +148,16 @@ def _supervised(
     objective = recipe.supervised
     if isinstance(objective, SoftmaxCrossEntropy):
         groups, left_out = pair_groups(rows, recipe, tokenizer, seed)
-        lengths = [[prompt_length(tokenizer, recipe, prompt) for prompt in group.prompts] for group in groups]
+        think = recipe.contract.think
+        lengths = [len(shared([prompt_ids(tokenizer, prompt, think) for prompt in g.prompts])) for g in groups]
     else:
         examples, left_out = sft_examples(rows, recipe, tokenizer, seed)
-        lengths = [[whole_length(tokenizer, recipe, example)] for example in examples]
+        lengths = [whole_length(tokenizer, recipe, example) for example in examples]
     together = objective.batch * objective.accumulation * count
     steps = math.ceil(len(lengths) * objective.epochs / together)
     steps = min(steps, objective.max_steps or steps)
-    mean = sum(map(sum, lengths)) / max(1, len(lengths))
-    tokens = steps * together * mean
-    longest = max((max(one) for one in lengths), default=0)
-    at_once = objective.batch * max((max(one) * len(one) for one in lengths), default=0)
+    tokens = steps * together * sum(lengths) / max(1, len(lengths))
+    longest = max(lengths, default=0)
     work = tokens * shape.parameters * _operations(recipe)
     return StagePlan(
         "sft",
@@ -166,7 +167,7 @@ def _supervised(
         longest,
         tokens,
         steps,
-        _memory(recipe, shape, shards, at_once) + _twin(recipe, shape, "sft"),
+        _memory(recipe, shape, shards, objective.batch * longest) + _twin(recipe, shape, "sft"),
         work / (count * device.flops * MFU) / 3_600,
     )
 

@@ -5,22 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from word_stages import sft_job
 
 from training import host, sft
 from training.checkpoints import read_rows
 from training.curves import Tally
-from training.examples import sft_examples
+from training.examples import pair_groups, sft_examples
 from training.jobs import ModelRef
+from training.prefix_sharing import shared
 from training.stages import Bench
 from training.student import load_tokenizer
 
 host.settle()
 torch = pytest.importorskip("torch")
 
-from training.objectives import PADDING, alike, first_token_ranknet, group_cross_entropy  # noqa: E402
+from training.objectives import first_token_ranknet, group_cross_entropy  # noqa: E402
 
 
 def by_hand(scores: list[float]) -> float:
@@ -53,13 +52,43 @@ def test_a_groups_loss_is_the_first_scores_and_groups_do_not_mix() -> None:
     assert float(group_cross_entropy(moved, [3, 2])) == pytest.approx(expected, rel=1e-5)
 
 
-@given(st.lists(st.integers(1, 2_000), min_size=1, max_size=40))
-def test_parts_of_like_length_hold_every_text_once_and_little_padding(lengths: list[int]) -> None:
-    parts = alike(lengths)
-    assert sorted(number for part in parts for number in part) == list(range(len(lengths)))
-    for part in parts:
-        held = [lengths[number] for number in part]
-        assert sum(held) > (1.0 - PADDING) * max(held) * len(held)
+@pytest.mark.parametrize("student", [{}, {"tuning": "lora", "rank": 4}])
+def test_groups_that_share_a_beginning_learn_what_their_texts_teach_one_by_one(
+    student: dict[str, Any], words: ModelRef, rows: Path, tmp_path: Path
+) -> None:
+    job, tokenizer = sft_job(words, rows, tmp_path, "direct-point", student=student), load_tokenizer(words.path)
+    groups, _ = pair_groups(read_rows(rows, "sft"), job.recipe, tokenizer, 1)
+    bench = Bench(Path(words.path), tokenizer, job.recipe.model, tmp_path, Tally())
+    trainer = sft._group_trainer(job, groups, bench)
+    # Groups of three lengths; of one group a text goes on where another ends, and one text stands alone.
+    batch = [trainer.train_dataset[number] for number in range(3)]
+    first = batch[0]["tokens"][0]
+    batch[1] = {**batch[1], "tokens": [*batch[1]["tokens"], batch[1]["tokens"][0] + [5, 6, 7]]}
+    batch[2] = {**batch[2], "tokens": [first]}
+    loss = trainer.loss(trainer.model, batch)
+    loss.backward()
+    learned = _gradients(trainer.model)
+    trainer.model.zero_grad()
+    scores = [_alone(trainer, text) for row in batch for text in row["tokens"]]
+    expected = group_cross_entropy(torch.stack(scores), [len(row["tokens"]) for row in batch])
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    one_by_one = _gradients(trainer.model)
+    assert learned.keys() == one_by_one.keys() and any(float(g.abs().max()) > 1e-3 for g in learned.values())
+    for name, gradient in one_by_one.items():
+        assert torch.allclose(gradient, learned[name], atol=1e-6), name
+    told = sum(len(text) for row in batch for text in row["tokens"])
+    assert bench.tally.tokens == sum(len(shared(row["tokens"])) for row in batch) < 0.7 * told
+
+
+def _alone(trainer: Any, text: list[int]) -> Any:
+    """yes - no of a text that nothing stands beside."""
+    logits = trainer.model(input_ids=torch.tensor([text])).logits[0, -1]
+    return logits[trainer.yes] - logits[trainer.no]
+
+
+def _gradients(model: Any) -> dict[str, Any]:
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 def test_first_reads_logits_where_the_response_is_said_alone_and_its_loss_is_that_over_all_places(
