@@ -73,6 +73,8 @@ def benchmark_runs(
         candidates, passages = shop.read_active("candidates"), shop.read_active("passages")
         lists = [evaluation.candidate_texts(some, candidates, passages) for some in (queries, spare)]
         jobs = rerankings.jobs(shop, factory, recipe, *lists)
+        apart = f", and apart from them {spare.height} that choose the champion" if spare.height else ""
+        context.log.info(f"{queries.height} queries are reranked for the leaderboard{apart}")
         run_jobs(context, pipes, *(job for theirs, _ in jobs.values() for job in theirs))
         reranked = {stage: rerankings.reranked(theirs, model) for stage, (theirs, model) in jobs.items()}
         taken: dict[str, float] = {}
@@ -185,6 +187,9 @@ def champion(context: dg.AssetExecutionContext, factory: Factory) -> Iterator[dg
         chosen = profile.evaluation
         judged = promotion.judge_new(lake, shop.snapshot, made, profile.promotion, chosen.resamples, chosen.seed)
         new, holder = judged.records, judged.champion or evaluation.FIRST_STAGE
+        for one in new.iter_rows(named=True):
+            context.log.info(f"{one['model']}: {one['decision']}, {one['reason']}")
+        context.log.info(f"the champion is {holder}")
         # The page was written before anybody was judged.
         path = _write_page(shop, factory, shop.read("leaderboard"), evaluated, judged.champion)
         promoted = new.filter(pl.col("decision") == promotion.PROMOTED).height

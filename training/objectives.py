@@ -150,27 +150,19 @@ class GroupTrainer(RowTrainer):
         lines = [shared(row["tokens"]) for row in rows]
         ids, owners, places = (part.to(self.args.device) for part in padded(lines, self.pad))
         self.tally.count(owners != PADDED)
-        read = {"input_ids": ids, "attention_mask": sight(owners, next(model.parameters()).dtype), "position_ids": places}
+        seen = sight(owners, next(model.parameters()).dtype)
         line = torch.tensor([number for number, one in enumerate(lines) for _ in one.ends], device=ids.device)
-        ends = torch.tensor([end for one in lines for end in one.ends], device=ids.device)
-        scores = self._scores(model, read, line, ends)
+        # Only the places that answer become logits: a vocabulary at every place would be most of the work. They come
+        # from the model itself, whose wrappers see to bf16 arithmetic and to gradients or weights that are shared out.
+        ends, column = torch.tensor([end for one in lines for end in one.ends]).unique(return_inverse=True)
+        kept = ends.to(ids.device)
+        output = model(input_ids=ids, attention_mask=seen, position_ids=places, use_cache=False, logits_to_keep=kept)
+        answers = output.logits[line, column.to(ids.device)].float()
+        scores = answers[:, self.yes] - answers[:, self.no]
         groups = [len(one.ends) for one in lines]
         firsts = torch.stack([part.argmax() == 0 for part in torch.split(scores, groups)])
         self.note("accuracy", firsts.float().mean())
         return group_cross_entropy(scores, groups)
-
-    def _scores(self, model: Any, read: Mapping[str, Any], line: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-        """yes - no at each of `ends`, (sum(groups),)."""
-        if count() > 1:
-            # The wrapper that gathers gradients, or weights, sees to what goes through its own forward pass alone.
-            kept, column = ends.unique(return_inverse=True)
-            logits = model(**read, use_cache=False, logits_to_keep=kept).logits[line, column].float()
-            return logits[:, self.yes] - logits[:, self.no]
-        # Only the hidden states that answer become logits: a vocabulary at every place would be most of the work.
-        whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters lie around it
-        hidden = whole.base_model(**read, use_cache=False)[0]
-        logits = whole.get_output_embeddings()(hidden[line, ends]).float()
-        return logits[:, self.yes] - logits[:, self.no]
 
 
 class _Rows(torch.utils.data.Dataset):
