@@ -1,4 +1,6 @@
-"""What a stage learns from and with: the response alone, and weights in fp32, in which small steps are not lost."""
+"""What a stage learns from and with: the response alone, weights in fp32, in which small steps are not lost, and bf16
+arithmetic.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ import torch.nn.functional as functional
 from safetensors.torch import load_file
 from test_objectives import by_hand
 from test_systems import eight_rows, system
-from word_stages import run, sft_job
+from torch.nn.modules.module import register_module_forward_hook
+from word_stages import rl_job, run, sft_job
 
 from training import sft
 from training.curves import Tally
@@ -33,6 +36,28 @@ def test_steps_that_bf16_weights_would_lose_are_learned(name: str, words: ModelR
     lost = torch.cat([(after[layer].bfloat16() == before[layer].bfloat16()).flatten() for layer in before])
     assert moved.float().mean() > 0.5 and rounded.float().mean() < 0.1
     assert lost[moved].float().mean() > 0.5
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize("name", ["reasonrank", "first", "direct-point", "rank-r1"])
+def test_every_layer_computes_in_bf16_where_the_recipe_says_so_and_else_in_fp32(
+    name: str, bf16: bool, words: ModelRef, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.student.arithmetic", lambda dtype: dtype)  # be it only emulated here
+    computed: set[torch.dtype] = set()
+
+    def look(module: torch.nn.Module, _: Any, output: Any) -> None:
+        if module.training and isinstance(module, torch.nn.Linear):
+            computed.add(output.dtype)
+
+    few: dict[str, Any] = {"max_steps": 2}
+    hook = register_module_forward_hook(look)
+    try:
+        stage = rl_job if name == "rank-r1" else sft_job
+        run(stage(words, rows, tmp_path, name, few, {"bf16": bf16}))
+    finally:
+        hook.remove()
+    assert computed == {torch.bfloat16 if bf16 else torch.float32}
 
 
 def test_first_learns_from_the_response_alone_whatever_else_stands_in_the_batch(
