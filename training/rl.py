@@ -47,6 +47,7 @@ METRICS = {
     "loss": "loss",
     "kl": "kl",
     "entropy": "entropy",
+    "sampling/sampling_logp_difference/mean": "vllm_difference",
     "completions/mean_length": "completion_tokens",
     "grad_norm": "grad_norm",
     "learning_rate": "lr",
