@@ -28,7 +28,8 @@ test-places: .venv/placed
 test-nights: .venv/tested
 	$(BIN)/python -m pytest -s -m nights tests/nights
 
-# Labels a small set with a real model behind a real vLLM, on the CPU; minutes, and gigabytes to install.
+# A real vLLM on the CPU: labels a small set, reranks, serves a checkpoint, writes rollouts. Minutes, and gigabytes to
+# install.
 test-vllm: .venv/tested .venv-vllm/installed
 	RANKMILL_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -s -m vllm tests/own_server
 

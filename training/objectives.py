@@ -17,7 +17,7 @@ from transformers import Trainer
 
 from training.batching import AlikeBatches
 from training.curves import Tally
-from training.prefix_sharing import PADDED, padded, shared, sight
+from training.prefix_sharing import PADDED, Line, attends_fully, attention_bias, one_line, packed, padded
 from training.ranks import count, everyone
 
 IGNORED = -100
@@ -54,7 +54,7 @@ class RowTrainer(Trainer):
     def __init__(self, *, rows: Sequence[Mapping[str, Any]], pad: int, tally: Tally, **arguments: Any) -> None:
         self.pad = pad
         self.tally = tally
-        self.lengths = [len(shared(row["tokens"])) for row in rows]
+        self.lengths = [sum(map(len, row["tokens"])) for row in rows]
         self._sums: dict[str, list[float]] = {}
         super().__init__(train_dataset=_Rows(rows), data_collator=self._collate, **arguments)
 
@@ -139,30 +139,48 @@ class FirstTokenTrainer(RowTrainer):
 class GroupTrainer(RowTrainer):
     """Softmax cross-entropy over groups of one relevant passage and some that are not, scored by yes - no."""
 
-    def __init__(self, *, yes: int, no: int, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(
+        self, *, model: Any, rows: Sequence[Mapping[str, Any]], yes: int, no: int, limit: int, **arguments: Any
+    ) -> None:
+        """`limit`: tokens of a sequence; no text has more."""
+        super().__init__(model=model, rows=rows, **arguments)
         self.yes = yes
         self.no = no
+        self.limit = limit
         self.model_accepts_loss_kwargs = False
+        longest = max((len(text) for row in rows for text in row["tokens"]), default=0)
+        self.packs = attends_fully(model.config, longest)
+        self.lengths = [sum(map(len, self._lines(row["tokens"]))) for row in rows]
 
     def loss(self, model: Any, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
-        """One batch of groups, each of which is one sequence."""
-        lines = [shared(row["tokens"]) for row in rows]
+        """One batch of groups."""
+        lines = [line for row in rows for line in self._lines(row["tokens"])]
         ids, owners, places = (part.to(self.args.device) for part in padded(lines, self.pad))
         self.tally.count(owners != PADDED)
-        seen = sight(owners, next(model.parameters()).dtype)
-        line = torch.tensor([number for number, one in enumerate(lines) for _ in one.ends], device=ids.device)
+        line_of = torch.tensor([number for number, line in enumerate(lines) for _ in line.ends], device=ids.device)
         # Only the places that answer become logits: a vocabulary at every place would be most of the work. They come
         # from the model itself, whose wrappers see to bf16 arithmetic and to gradients or weights that are shared out.
-        ends, column = torch.tensor([end for one in lines for end in one.ends]).unique(return_inverse=True)
-        kept = ends.to(ids.device)
-        output = model(input_ids=ids, attention_mask=seen, position_ids=places, use_cache=False, logits_to_keep=kept)
-        answers = output.logits[line, column.to(ids.device)].float()
-        scores = answers[:, self.yes] - answers[:, self.no]
-        groups = [len(one.ends) for one in lines]
-        firsts = torch.stack([part.argmax() == 0 for part in torch.split(scores, groups)])
+        ends, column = torch.tensor([end for line in lines for end in line.ends], device=ids.device).unique(
+            return_inverse=True
+        )
+        logits = model(
+            input_ids=ids, attention_mask=self._seen(model, owners), position_ids=places, use_cache=False,
+            logits_to_keep=ends,
+        ).logits  # fmt: skip
+        scores = logits[line_of, column, self.yes].float() - logits[line_of, column, self.no].float()
+        groups = [len(row["tokens"]) for row in rows]
+        firsts = torch.stack([(part[1:] < part[0]).all() for part in torch.split(scores, groups)])
         self.note("accuracy", firsts.float().mean())
         return group_cross_entropy(scores, groups)
+
+    def _lines(self, texts: Sequence[Sequence[int]]) -> list[Line]:
+        return packed(texts, self.limit) if self.packs else [one_line([text]) for text in texts]
+
+    def _seen(self, model: Any, owners: torch.Tensor) -> torch.Tensor:
+        if not self.packs:
+            return (owners != PADDED).long()
+        # As the layers compute: another type would be cast, and kept, once a layer.
+        return attention_bias(owners, torch.bfloat16 if self.args.bf16 else next(model.parameters()).dtype)
 
 
 class _Rows(torch.utils.data.Dataset):

@@ -3,17 +3,18 @@
     plan = plan_of(recipe, rows, tokenizer, shape, ACCELERATORS["h100"], count=8)
     plan.stages                        # one a stage: rows, tokens, steps, memory of a device in bytes, hours
 
-Counted: rows that fit, tokens of prompts and responses, steps. Reckoned from the model's shape: memory and hours, by
-the rules below, which the plan carries along in words. Rules of memory a device, everything sharded over all of them
-(ZeRO-3, FSDP) or whole on each (DDP): 16 bytes a trained weight (fp32 master, two AdamW moments, bf16 copy and
-gradient), 2 a frozen one, one layer gathered whole; activations with gradient checkpointing: 2 bytes x tokens x hidden
-x layers, one layer's 34 x tokens x hidden (Korthikanti et al. 2022, table 2, flash attention), and fp32 logits of 4,096
-tokens at a time. Rules of time: 6 operations a weight and token (8 with checkpointing, 2 for a forward pass alone) at
-MFU of the device's peak; a written token reads all weights and the cache once, for all rollouts of a device together.
-vLLM beside the policy takes its share of the memory, at another time where it sleeps, and reads a part of the weights
-where GPUs share them; a server of its own takes none here, and writes as fast as one device would. What writes without
-vLLM, and what ranks dev rows on the way (on the first device), is a copy of all weights in bf16; the time of ranking
-them is not reckoned.
+Counted: rows that fit, tokens of prompts and responses (what the prompts of a group share once), steps. Reckoned from
+the model's shape: memory and hours, by the rules below, which the plan carries along in words. Rules of memory a
+device, everything sharded over all of them (ZeRO-3, FSDP) or whole on each (DDP): 16 bytes a trained weight (fp32
+master, two AdamW moments, bf16 copy and gradient), 2 a frozen one, one layer gathered whole; activations with gradient
+checkpointing: 2 bytes x tokens x hidden x layers, one layer's 34 x tokens x hidden (Korthikanti et al. 2022, table 2,
+flash attention; what groups of prompts that share a beginning add to it is little, and not reckoned), and fp32 logits
+of 4,096 tokens at a time. Rules of time: 6 operations a weight and token (8 with checkpointing, 2 for a forward pass
+alone) at MFU of the device's peak; a written token reads all weights and the cache once, for all rollouts of a device
+together. vLLM beside the policy takes its share of the memory, at another time where it sleeps, and reads a part of the
+weights where GPUs share them; a server of its own takes none here, and writes as fast as one device would. What writes
+without vLLM, and what ranks dev rows on the way (on the first device), is a copy of all weights in bf16; the time of
+ranking them is not reckoned.
 
 Deliberately absent: pipeline and tensor parallelism, and measured figures (those are in docs/results.md).
 """
@@ -26,7 +27,7 @@ from typing import Any
 
 from training.chat import prompt_ids
 from training.examples import pair_groups, prompt_length, rl_prompts, sft_examples, whole_length
-from training.prefix_sharing import shared
+from training.prefix_sharing import packed
 from training.recipes import Recipe
 from training.running import Vllm
 from training.seams import SoftmaxCrossEntropy
@@ -90,7 +91,9 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: what was counted, and what is reckoned from it; `longest` and `tokens` in tokens, memory in bytes.
+    """One stage: what was counted, and what is reckoned from it; memory in bytes.
+
+    `longest` is the longest sequence, in tokens.
 
     No steps are planned where the rows do not suffice for one: the stage would stop with an error.
     """
@@ -149,15 +152,17 @@ def _supervised(
     if isinstance(objective, SoftmaxCrossEntropy):
         groups, left_out = pair_groups(rows, recipe, tokenizer, seed)
         think = recipe.contract.think
-        lengths = [len(shared([prompt_ids(tokenizer, prompt, think) for prompt in g.prompts])) for g in groups]
+        texts = [[prompt_ids(tokenizer, prompt, think) for prompt in group.prompts] for group in groups]
+        lengths = [[len(line) for line in packed(group, objective.max_tokens)] for group in texts]
     else:
         examples, left_out = sft_examples(rows, recipe, tokenizer, seed)
-        lengths = [whole_length(tokenizer, recipe, example) for example in examples]
+        lengths = [[whole_length(tokenizer, recipe, example)] for example in examples]
     together = objective.batch * objective.accumulation * count
     steps = math.ceil(len(lengths) * objective.epochs / together)
     steps = min(steps, objective.max_steps or steps)
-    tokens = steps * together * sum(lengths) / max(1, len(lengths))
-    longest = max(lengths, default=0)
+    tokens = steps * together * sum(map(sum, lengths)) / max(1, len(lengths))
+    longest = max((max(one) for one in lengths), default=0)
+    at_once = objective.batch * max((max(one) * len(one) for one in lengths), default=0)
     work = tokens * shape.parameters * _operations(recipe)
     return StagePlan(
         "sft",
@@ -167,7 +172,7 @@ def _supervised(
         longest,
         tokens,
         steps,
-        _memory(recipe, shape, shards, objective.batch * longest) + _twin(recipe, shape, "sft"),
+        _memory(recipe, shape, shards, at_once) + _twin(recipe, shape, "sft"),
         work / (count * device.flops * MFU) / 3_600,
     )
 

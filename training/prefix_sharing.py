@@ -1,18 +1,25 @@
 """Texts that begin alike as one sequence, in which what they share is read once.
 
-    line = shared([[1, 2, 3], [1, 2, 4, 5]])            # ids 1 2 3 4 5; the first two belong to both texts
-    ids, owners, places = padded([line, ...], pad=0)
-    model(input_ids=ids, attention_mask=sight(owners, torch.float32), position_ids=places)
+    line = one_line([[1, 2, 3], [1, 2, 4, 5]])          # ids 1 2 3 4 5; the first two belong to both texts
+    lines = packed(texts, limit=4096)                   # as few lines as fit, each with the beginning of its texts
+    ids, owners, places = padded(lines, pad=0)
+    model(input_ids=ids, attention_mask=attention_bias(owners, torch.bfloat16), position_ids=places)
 
-A token sees the shared beginning and its own text, at the place that it has there, so a model says of every text what
-it says of it alone. The prompts of one query's passages share instructions and query: with passages of 64 tokens that
-is more than half of what would be read otherwise. Deliberately absent: flash attention, which takes no such mask.
+A token sees the shared beginning and its own text, at the place that it has there, so a model whose every layer attends
+to all that it may see says of every text what it says of it alone (`attends_fully`). The prompts of one query's
+passages share instructions and query: with passages of 64 tokens that is two fifths of what is read otherwise.
+Deliberately absent: flash attention, which takes no such mask.
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
-from typing import Any
+from itertools import pairwise, takewhile
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 SHARED, PADDED = 0, -1
 
@@ -32,7 +39,7 @@ class Line:
         return len(self.ids)
 
 
-def shared(texts: Sequence[Sequence[int]]) -> Line:
+def one_line(texts: Sequence[Sequence[int]]) -> Line:
     """Texts of at least a token each as a line; the last token of each is its own, also where another text goes on."""
     alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*texts, strict=False)))
     begin = min(alike, min(map(len, texts)) - 1)
@@ -45,13 +52,37 @@ def shared(texts: Sequence[Sequence[int]]) -> Line:
     return Line(tuple(ids), tuple(owners), tuple(places), tuple(ends))
 
 
-def padded(lines: Sequence[Line], pad: int) -> Any:
-    """Tensors (B, longest) of the ids, the owners and the places of some lines, padded to the right."""
+def packed(texts: Sequence[Sequence[int]], limit: int) -> list[Line]:
+    """Texts of at most `limit` tokens each, in their order, in the fewest lines of about as many texts that fit it."""
+    for count in range(1, len(texts) + 1):
+        cuts = [number * len(texts) // count for number in range(count + 1)]
+        lines = [one_line(texts[start:stop]) for start, stop in pairwise(cuts)]
+        if max(map(len, lines)) <= limit:
+            break
+    return lines
+
+
+def attends_fully(config: Any, longest: int) -> bool:
+    """Whether every layer of a model lets a token see all that stands before it in texts of `longest` tokens.
+
+    Layers with a shorter window do not, nor do recurrent ones and convolutions: they would mix the texts of a line.
+    """
+    text = config.get_text_config()
+    window = getattr(text, "sliding_window", None)
+    kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None)
+    kinds = set(kinds or ["full_attention" if window is None else "sliding_attention"])
+    if window is not None and longest <= window:
+        kinds.discard("sliding_attention")
+    return kinds <= {"full_attention"} and hasattr(text, "num_attention_heads")
+
+
+def padded(lines: Sequence[Line], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, owners and places of some lines, (B, longest) each, padded to the right."""
     import torch
 
     width = max(map(len, lines))
 
-    def filled(parts: Sequence[Sequence[int]], filler: int) -> Any:
+    def filled(parts: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
         return torch.tensor([[*part, *[filler] * (width - len(part))] for part in parts])
 
     return (
@@ -61,7 +92,7 @@ def padded(lines: Sequence[Line], pad: int) -> Any:
     )
 
 
-def sight(owners: Any, dtype: Any) -> Any:
+def attention_bias(owners: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """What is added to the attention of token i to token j, (B, 1, W, W): nothing where it sees it, else the least."""
     import torch
 

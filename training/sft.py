@@ -97,7 +97,8 @@ def _group_trainer(job: SftJob, groups: Sequence[PairGroup], bench: Bench) -> An
     yes, no = _tokens(tokenizer, (YES, NO))
     think = job.recipe.contract.think
     rows = [{"row_id": g.row_id, "tokens": [prompt_ids(tokenizer, p, think) for p in g.prompts]} for g in groups]
-    return GroupTrainer(yes=yes, no=no, rows=rows, **_row_trainer(job, bench))
+    limit = job.recipe.supervised.max_tokens
+    return GroupTrainer(yes=yes, no=no, limit=limit, rows=rows, **_row_trainer(job, bench))
 
 
 def _row_trainer(job: SftJob, bench: Bench) -> dict[str, Any]:

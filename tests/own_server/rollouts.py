@@ -1,16 +1,16 @@
 """Does a reinforcement job whose rollouts vLLM writes in the same process, in an interpreter that has vLLM.
 
-    VLLM_PYTHON tests/own_server/rollouts.py JOB.json SITE_PACKAGES [--stale]
+    VLLM_PYTHON tests/own_server/rollouts.py JOB.json SITE_PACKAGES fresh|stale
 
 SITE_PACKAGES holds the training libraries; vLLM's own stand before them. On a CPU vLLM packs its weights as it loads
-them and drops the plain ones, which TRL writes into before every step: packing is left out. With --stale nothing is
-written: what is checked of the rollouts must then be seen to be wrong.
+them and drops the plain ones, which TRL writes into before every step: packing is left out. In the way `stale` nothing
+is written: what is checked of the rollouts must then be seen to be wrong.
 """
 
 import sys
 from pathlib import Path
 
-job_path, packages, *rest = sys.argv[1:]
+job_path, packages, way = sys.argv[1:]
 sys.path += [packages, str(Path(__file__).resolve().parents[2])]
 
 from training import host  # noqa: E402
@@ -32,6 +32,6 @@ def plain(layer: torch.nn.Module, remove_weight: bool) -> None:
 
 
 layers.dispatch_cpu_unquantized_gemm = plain
-if rest == ["--stale"]:
+if way == "stale":
     VLLMGeneration.sync_weights = lambda self: None
 rl.run(RlJob.model_validate_json(Path(job_path).read_bytes()), LineReporter())

@@ -81,8 +81,8 @@ def by_vllm(recipe: Recipe, rows: Path, start: ModelRef, python: str, output: Pa
     vllm = Vllm(mode="colocate", memory=0.15, sleep=False)
     job = RlJob(recipe=recipe, release="toy", rows=rows, model=start, output=output, seed=1, vllm=vllm)
     libraries = sysconfig.get_paths()["purelib"]
-    command = [python, str(HERE / "rollouts.py"), str(write_job(job)), libraries]
-    done = subprocess.run([*command, *(["--stale"] if way == "stale" else [])], capture_output=True, text=True)
+    command = [python, str(HERE / "rollouts.py"), str(write_job(job)), libraries, way]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     result = finished(job)
     assert isinstance(result, TrainResult), done.stderr[-4_000:]
     return result

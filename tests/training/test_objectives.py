@@ -12,7 +12,6 @@ from training.checkpoints import read_rows
 from training.curves import Tally
 from training.examples import pair_groups, sft_examples
 from training.jobs import ModelRef
-from training.prefix_sharing import shared
 from training.stages import Bench
 from training.student import load_tokenizer
 
@@ -20,6 +19,12 @@ host.settle()
 torch = pytest.importorskip("torch")
 
 from training.objectives import first_token_ranknet, group_cross_entropy  # noqa: E402
+
+SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id",
+    "tie_word_embeddings",
+)  # fmt: skip
 
 
 def by_hand(scores: list[float]) -> float:
@@ -52,14 +57,23 @@ def test_a_groups_loss_is_the_first_scores_and_groups_do_not_mix() -> None:
     assert float(group_cross_entropy(moved, [3, 2])) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("student", [{}, {"tuning": "lora", "rank": 4}])
-def test_groups_that_share_a_beginning_learn_what_their_texts_teach_one_by_one(
-    student: dict[str, Any], words: ModelRef, rows: Path, tmp_path: Path
+LORA = {"tuning": "lora", "rank": 4}
+
+
+@pytest.mark.parametrize(
+    ("student", "limit", "window"), [({}, 400, None), (LORA, 400, None), ({}, 45, None), ({}, 400, 12)]
+)
+def test_groups_learn_what_their_texts_teach_one_by_one(
+    student: dict[str, Any], limit: int, window: int | None, words: ModelRef, rows: Path, tmp_path: Path
 ) -> None:
-    job, tokenizer = sft_job(words, rows, tmp_path, "direct-point", student=student), load_tokenizer(words.path)
-    groups, _ = pair_groups(read_rows(rows, "sft"), job.recipe, tokenizer, 1)
-    bench = Bench(Path(words.path), tokenizer, job.recipe.model, tmp_path, Tally())
+    start = words if window is None else _windowed(words, tmp_path / "windowed", window)
+    job = sft_job(start, rows, tmp_path, "direct-point", student={"bf16": False, **student})
+    tokenizer = load_tokenizer(words.path)
+    groups, left_out = pair_groups(read_rows(rows, "sft"), job.recipe, tokenizer, 1)
+    assert not left_out
+    bench = Bench(Path(start.path), tokenizer, job.recipe.model, tmp_path, Tally())
     trainer = sft._group_trainer(job, groups, bench)
+    trainer.limit = limit
     # Groups of three lengths; of one group a text goes on where another ends, and one text stands alone.
     batch = [trainer.train_dataset[number] for number in range(3)]
     first = batch[0]["tokens"][0]
@@ -77,8 +91,21 @@ def test_groups_that_share_a_beginning_learn_what_their_texts_teach_one_by_one(
     assert learned.keys() == one_by_one.keys() and any(float(g.abs().max()) > 1e-3 for g in learned.values())
     for name, gradient in one_by_one.items():
         assert torch.allclose(gradient, learned[name], atol=1e-6), name
-    told = sum(len(text) for row in batch for text in row["tokens"])
-    assert bench.tally.tokens == sum(len(shared(row["tokens"])) for row in batch) < 0.7 * told
+    told, read = sum(len(text) for row in batch for text in row["tokens"]), bench.tally.tokens
+    assert read == told if window else len(first) < read < (0.7 if limit == 400 else 1.0) * told
+
+
+def _windowed(words: ModelRef, folder: Path, window: int) -> ModelRef:
+    """The word model's weights in an architecture whose layers look back over a window alone."""
+    from transformers import LlamaConfig, MistralConfig, MistralForCausalLM
+
+    from training.student import load_student, save_student
+
+    sizes = LlamaConfig.from_pretrained(words.path).to_dict()
+    kept = {name: sizes[name] for name in SIZES}
+    model = MistralForCausalLM(MistralConfig(**kept, sliding_window=window, rope_parameters=sizes["rope_parameters"]))
+    model.load_state_dict(load_student(words.path).state_dict())
+    return ModelRef(path=str(folder), sha256=save_student(model, load_tokenizer(words.path), folder))
 
 
 def _alone(trainer: Any, text: list[int]) -> Any:
