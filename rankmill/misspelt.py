@@ -21,7 +21,7 @@ def _fault(kind: str, place: Sequence[int | str], said: str, model: type[BaseMod
         return f"{where}: {said.removeprefix('Value error, ')}" if where else said.removeprefix("Value error, ")
     valid = sorted({name for known in _models(model, place[:-1]) for name in known.model_fields})
     meant = get_close_matches(str(place[-1]), valid, 1)
-    return f"{where}: unknown" + (f"; did you mean {meant[0]!r}?" if meant else "") + f" Valid: {', '.join(valid)}."
+    return f"{where}: unknown" + (f"; did you mean {meant[0]!r}?" if meant else ".") + f" Valid: {', '.join(valid)}."
 
 
 def _models(model: type[BaseModel], place: Sequence[int | str]) -> Iterator[type[BaseModel]]:
