@@ -17,7 +17,7 @@ from transformers import Trainer
 
 from training.batching import AlikeBatches
 from training.curves import Tally
-from training.prefix_sharing import PADDED, Line, attends_fully, attention_bias, one_line, packed, padded
+from training.prefix_sharing import PADDING, PackedSequence, attends_fully, attention_bias, one_sequence, packed, padded
 from training.ranks import count, everyone
 
 IGNORED = -100
@@ -54,7 +54,7 @@ class RowTrainer(Trainer):
     def __init__(self, *, rows: Sequence[Mapping[str, Any]], pad: int, tally: Tally, **arguments: Any) -> None:
         self.pad = pad
         self.tally = tally
-        self.lengths = [sum(map(len, row["tokens"])) for row in rows]
+        self.lengths = [sum(map(len, self.sequences(row["tokens"]))) for row in rows]
         self._sums: dict[str, list[float]] = {}
         super().__init__(train_dataset=_Rows(rows), data_collator=self._collate, **arguments)
 
@@ -85,6 +85,16 @@ class RowTrainer(Trainer):
         """The objective; subclasses say what it is."""
         raise NotImplementedError
 
+    def sequences(self, texts: Sequence[Sequence[int]]) -> list[PackedSequence]:
+        """What is read of a row: each text by itself; a subclass may pack them."""
+        return [one_sequence([text]) for text in texts]
+
+    def padded(self, sequences: Sequence[PackedSequence]) -> tuple[torch.Tensor, ...]:
+        """Ids, segments and positions of some sequences, (B, longest) each, on the device that trains; counted."""
+        ids, segments, positions = padded(sequences, self.pad)
+        self.tally.count(segments != PADDING)
+        return tuple(part.to(self.args.device) for part in (ids, segments, positions))
+
     def _collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {"rows": rows}
 
@@ -102,7 +112,8 @@ class FirstTokenTrainer(RowTrainer):
 
     def loss(self, model: Any, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         """One batch of lists."""
-        ids, mask = self._padded([text for row in rows for text in row["tokens"]])
+        ids, segments, _ = self.padded([text for row in rows for text in self.sequences(row["tokens"])])
+        mask = (segments != PADDING).long()
         starts = torch.tensor([row["prompt"] for row in rows], device=ids.device)
         places = torch.arange(ids.shape[1], device=ids.device)
         # From the last token of the prompt on, each place but the last says a token of the response.
@@ -127,14 +138,6 @@ class FirstTokenTrainer(RowTrainer):
         self.note("ranknet", ranknet.detach())
         return entropy + self.weight * ranknet
 
-    def _padded(self, texts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and attention mask of some texts, (B, longest) each, on the device that trains; counted."""
-        width = max(map(len, texts))
-        ids = torch.tensor([[*text, *[self.pad] * (width - len(text))] for text in texts])
-        mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts])
-        self.tally.count(mask)
-        return ids.to(self.args.device), mask.to(self.args.device)
-
 
 class GroupTrainer(RowTrainer):
     """Softmax cross-entropy over groups of one relevant passage and some that are not, scored by yes - no."""
@@ -143,44 +146,42 @@ class GroupTrainer(RowTrainer):
         self, *, model: Any, rows: Sequence[Mapping[str, Any]], yes: int, no: int, limit: int, **arguments: Any
     ) -> None:
         """`limit`: tokens of a sequence; no text has more."""
+        longest = max((len(text) for row in rows for text in row["tokens"]), default=0)
+        self.limit = limit
+        self.packs = attends_fully(model.config, longest)
         super().__init__(model=model, rows=rows, **arguments)
         self.yes = yes
         self.no = no
-        self.limit = limit
         self.model_accepts_loss_kwargs = False
-        longest = max((len(text) for row in rows for text in row["tokens"]), default=0)
-        self.packs = attends_fully(model.config, longest)
-        self.lengths = [sum(map(len, self._lines(row["tokens"]))) for row in rows]
+
+    def sequences(self, texts: Sequence[Sequence[int]]) -> list[PackedSequence]:
+        """The texts of a group, packed where the model can keep them apart."""
+        return packed(texts, self.limit) if self.packs else super().sequences(texts)
 
     def loss(self, model: Any, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         """One batch of groups."""
-        lines = [line for row in rows for line in self._lines(row["tokens"])]
-        ids, owners, places = (part.to(self.args.device) for part in padded(lines, self.pad))
-        self.tally.count(owners != PADDED)
-        line_of = torch.tensor([number for number, line in enumerate(lines) for _ in line.ends], device=ids.device)
+        sequences = [sequence for row in rows for sequence in self.sequences(row["tokens"])]
+        ids, segments, positions = self.padded(sequences)
+        row_of = torch.tensor([number for number, one in enumerate(sequences) for _ in one.ends], device=ids.device)
         # Only the places that answer become logits: a vocabulary at every place would be most of the work. They come
         # from the model itself, whose wrappers see to bf16 arithmetic and to gradients or weights that are shared out.
-        ends, column = torch.tensor([end for line in lines for end in line.ends], device=ids.device).unique(
-            return_inverse=True
-        )
+        answering = torch.tensor([end for one in sequences for end in one.ends], device=ids.device)
+        kept, column = answering.unique(return_inverse=True)
         logits = model(
-            input_ids=ids, attention_mask=self._seen(model, owners), position_ids=places, use_cache=False,
-            logits_to_keep=ends,
+            input_ids=ids, attention_mask=self._mask(model, segments), position_ids=positions, use_cache=False,
+            logits_to_keep=kept,
         ).logits  # fmt: skip
-        scores = logits[line_of, column, self.yes].float() - logits[line_of, column, self.no].float()
+        scores = logits[row_of, column, self.yes].float() - logits[row_of, column, self.no].float()
         groups = [len(row["tokens"]) for row in rows]
         firsts = torch.stack([(part[1:] < part[0]).all() for part in torch.split(scores, groups)])
         self.note("accuracy", firsts.float().mean())
         return group_cross_entropy(scores, groups)
 
-    def _lines(self, texts: Sequence[Sequence[int]]) -> list[Line]:
-        return packed(texts, self.limit) if self.packs else [one_line([text]) for text in texts]
-
-    def _seen(self, model: Any, owners: torch.Tensor) -> torch.Tensor:
+    def _mask(self, model: Any, segments: torch.Tensor) -> torch.Tensor:
         if not self.packs:
-            return (owners != PADDED).long()
+            return (segments != PADDING).long()
         # As the layers compute: another type would be cast, and kept, once a layer.
-        return attention_bias(owners, torch.bfloat16 if self.args.bf16 else next(model.parameters()).dtype)
+        return attention_bias(segments, torch.bfloat16 if self.args.bf16 else next(model.parameters()).dtype)
 
 
 class _Rows(torch.utils.data.Dataset):

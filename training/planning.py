@@ -153,7 +153,7 @@ def _supervised(
         groups, left_out = pair_groups(rows, recipe, tokenizer, seed)
         think = recipe.contract.think
         texts = [[prompt_ids(tokenizer, prompt, think) for prompt in group.prompts] for group in groups]
-        lengths = [[len(line) for line in packed(group, objective.max_tokens)] for group in texts]
+        lengths = [[len(one) for one in packed(group, objective.max_tokens)] for group in texts]
     else:
         examples, left_out = sft_examples(rows, recipe, tokenizer, seed)
         lengths = [[whole_length(tokenizer, recipe, example)] for example in examples]

@@ -1,12 +1,12 @@
 """Texts that begin alike as one sequence, in which what they share is read once.
 
-    line = one_line([[1, 2, 3], [1, 2, 4, 5]])          # ids 1 2 3 4 5; the first two belong to both texts
-    lines = packed(texts, limit=4096)                   # as few lines as fit, each with the beginning of its texts
-    ids, owners, places = padded(lines, pad=0)
-    model(input_ids=ids, attention_mask=attention_bias(owners, torch.bfloat16), position_ids=places)
+    sequence = one_sequence([[1, 2, 3], [1, 2, 4, 5]])       # ids 1 2 3 4 5; the first two belong to both texts
+    sequences = packed(texts, limit=4096)                    # as few as fit, each with the beginning of its texts
+    ids, segments, positions = padded(sequences, pad=0)
+    model(input_ids=ids, attention_mask=attention_bias(segments, torch.bfloat16), position_ids=positions)
 
-A token sees the shared beginning and its own text, at the place that it has there, so a model whose every layer attends
-to all that it may see says of every text what it says of it alone (`attends_fully`). The prompts of one query's
+A token sees the shared beginning and its own text, at the position that it has there, so a model whose every layer
+attends to all that it may see says of every text what it says of it alone (`attends_fully`). The prompts of one query's
 passages share instructions and query: with passages of 64 tokens that is two fifths of what is read otherwise.
 Deliberately absent: flash attention, which takes no such mask.
 """
@@ -21,51 +21,51 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-SHARED, PADDED = 0, -1
+SHARED, PADDING = 0, -1
 
 
 @dataclass(frozen=True)
-class Line:
-    """Some texts in one sequence. Of each token its id, whose it is (SHARED, or 1 for the first text) and its place in
-    that text; `ends` says where in the sequence each text's last token is.
+class PackedSequence:
+    """Some texts in one sequence. Of each token its id, its segment (SHARED, or 1 for the first text) and its position
+    in that text; `ends` says where in the sequence each text's last token is.
     """
 
     ids: tuple[int, ...]
-    owners: tuple[int, ...]
-    places: tuple[int, ...]
+    segments: tuple[int, ...]
+    positions: tuple[int, ...]
     ends: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def one_line(texts: Sequence[Sequence[int]]) -> Line:
-    """Texts of at least a token each as a line; the last token of each is its own, also where another text goes on."""
+def one_sequence(texts: Sequence[Sequence[int]]) -> PackedSequence:
+    """Texts of at least a token each in one; the last token of each is its own, also where another text goes on."""
     alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*texts, strict=False)))
     begin = min(alike, min(map(len, texts)) - 1)
-    ids, owners, places, ends = list(texts[0][:begin]), [SHARED] * begin, list(range(begin)), []
+    ids, segments, positions, ends = list(texts[0][:begin]), [SHARED] * begin, list(range(begin)), []
     for number, text in enumerate(texts, start=1):
         ids += text[begin:]
-        owners += [number] * (len(text) - begin)
-        places += range(begin, len(text))
+        segments += [number] * (len(text) - begin)
+        positions += range(begin, len(text))
         ends.append(len(ids) - 1)
-    return Line(tuple(ids), tuple(owners), tuple(places), tuple(ends))
+    return PackedSequence(tuple(ids), tuple(segments), tuple(positions), tuple(ends))
 
 
-def packed(texts: Sequence[Sequence[int]], limit: int) -> list[Line]:
-    """Texts of at most `limit` tokens each, in their order, in the fewest lines of about as many texts that fit it."""
+def packed(texts: Sequence[Sequence[int]], limit: int) -> list[PackedSequence]:
+    """Texts of at most `limit` tokens each, in order, in the fewest sequences that fit it, about as many each."""
     for count in range(1, len(texts) + 1):
         cuts = [number * len(texts) // count for number in range(count + 1)]
-        lines = [one_line(texts[start:stop]) for start, stop in pairwise(cuts)]
-        if max(map(len, lines)) <= limit:
+        sequences = [one_sequence(texts[start:stop]) for start, stop in pairwise(cuts)]
+        if max(map(len, sequences)) <= limit:
             break
-    return lines
+    return sequences
 
 
 def attends_fully(config: Any, longest: int) -> bool:
     """Whether every layer of a model lets a token see all that stands before it in texts of `longest` tokens.
 
-    Layers with a shorter window do not, nor do recurrent ones and convolutions: they would mix the texts of a line.
+    Layers with a shorter window do not, nor do recurrent ones and convolutions: they would mix the texts.
     """
     text = config.get_text_config()
     window = getattr(text, "sliding_window", None)
@@ -76,29 +76,27 @@ def attends_fully(config: Any, longest: int) -> bool:
     return kinds <= {"full_attention"} and hasattr(text, "num_attention_heads")
 
 
-def padded(lines: Sequence[Line], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids, owners and places of some lines, (B, longest) each, padded to the right."""
+def padded(sequences: Sequence[PackedSequence], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, segments and positions of some sequences, (B, longest) each, padded to the right."""
     import torch
 
-    width = max(map(len, lines))
+    width = max(map(len, sequences))
 
     def filled(parts: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
         return torch.tensor([[*part, *[filler] * (width - len(part))] for part in parts])
 
     return (
-        filled([line.ids for line in lines], pad),
-        filled([line.owners for line in lines], PADDED),
-        filled([line.places for line in lines], 0),
+        filled([sequence.ids for sequence in sequences], pad),
+        filled([sequence.segments for sequence in sequences], PADDING),
+        filled([sequence.positions for sequence in sequences], 0),
     )
 
 
-def attention_bias(owners: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def attention_bias(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """What is added to the attention of token i to token j, (B, 1, W, W): nothing where it sees it, else the least."""
     import torch
 
-    before = torch.ones(owners.shape[1], owners.shape[1], dtype=torch.bool, device=owners.device).tril()
-    mine = owners[:, None, :] == owners[:, :, None]
-    seen = before & (mine | (owners[:, None, :] == SHARED))
-    return torch.zeros(seen.shape, dtype=dtype, device=owners.device).masked_fill(~seen, torch.finfo(dtype).min)[
-        :, None
-    ]
+    before = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device).tril()
+    mine = segments[:, None, :] == segments[:, :, None]
+    seen = (before & (mine | (segments[:, None, :] == SHARED)))[:, None]
+    return torch.zeros(seen.shape, dtype=dtype, device=segments.device).masked_fill(~seen, torch.finfo(dtype).min)

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from training import host
-from training.prefix_sharing import PADDED, SHARED, attends_fully, attention_bias, one_line, packed, padded
+from training.prefix_sharing import PADDING, SHARED, attends_fully, attention_bias, one_sequence, packed, padded
 
 host.settle()
 
@@ -30,50 +30,54 @@ def test_each_text_can_be_read_off_its_line_in_order_and_its_end_is_its_own(
     begin: list[int], rests: list[list[int]]
 ) -> None:
     texts = [begin + rest for rest in rests]
-    line = one_line(texts)
-    assert line.owners.count(SHARED) >= len(begin)
-    for number, (text, end) in enumerate(zip(texts, line.ends, strict=True), start=1):
-        mine = [place for place, owner in enumerate(line.owners) if owner in (SHARED, number)]
-        assert [line.ids[place] for place in mine] == text
-        assert [line.places[place] for place in mine] == list(range(len(text)))
-        assert line.owners[end] == number and end == mine[-1]
-    assert len(line) == sum(map(len, texts)) - (len(texts) - 1) * line.owners.count(SHARED)
+    sequence = one_sequence(texts)
+    assert sequence.segments.count(SHARED) >= len(begin)
+    for number, (text, end) in enumerate(zip(texts, sequence.ends, strict=True), start=1):
+        mine = [place for place, segment in enumerate(sequence.segments) if segment in (SHARED, number)]
+        assert [sequence.ids[place] for place in mine] == text
+        assert [sequence.positions[place] for place in mine] == list(range(len(text)))
+        assert sequence.segments[end] == number and end == mine[-1]
+    assert len(sequence) == sum(map(len, texts)) - (len(texts) - 1) * sequence.segments.count(SHARED)
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=3))
 def test_a_token_sees_what_stands_before_it_in_its_own_text_and_nothing_else(groups: list[list[list[int]]]) -> None:
     import torch
 
-    lines = [one_line(texts) for texts in groups]
-    ids, owners, places = padded(lines, pad=9)
-    assert ids.shape == owners.shape == places.shape == (len(lines), max(map(len, lines)))
-    for number, line in enumerate(lines):
-        behind = ids.shape[1] - len(line)
-        assert ids[number].tolist() == [*line.ids, *[9] * behind]
-        assert owners[number].tolist() == [*line.owners, *[PADDED] * behind]
-        assert places[number].tolist() == [*line.places, *[0] * behind]
-    added = attention_bias(owners, torch.float32)[:, 0]
-    for number, line in enumerate(lines):
-        for here, owner in enumerate(line.owners):
+    sequences = [one_sequence(texts) for texts in groups]
+    ids, segments, positions = padded(sequences, pad=9)
+    assert ids.shape == segments.shape == positions.shape == (len(sequences), max(map(len, sequences)))
+    for number, sequence in enumerate(sequences):
+        behind = ids.shape[1] - len(sequence)
+        assert ids[number].tolist() == [*sequence.ids, *[9] * behind]
+        assert segments[number].tolist() == [*sequence.segments, *[PADDING] * behind]
+        assert positions[number].tolist() == [*sequence.positions, *[0] * behind]
+    added = attention_bias(segments, torch.float32)[:, 0]
+    for number, sequence in enumerate(sequences):
+        for here, segment in enumerate(sequence.segments):
             seen = (added[number, here] == 0).nonzero()[:, 0].tolist()
-            assert seen == [j for j in range(here + 1) if line.owners[j] in (SHARED, owner)]
+            assert seen == [j for j in range(here + 1) if sequence.segments[j] in (SHARED, segment)]
     # Padding sees something, too: a softmax over nothing would be no number.
     assert bool((added == 0).any(dim=2).all())
 
 
 @given(st.lists(st.integers(0, 3), max_size=6), TEXTS, st.integers(14, 40))
-def test_texts_are_packed_in_order_into_lines_that_fit(begin: list[int], rests: list[list[int]], limit: int) -> None:
+def test_texts_are_packed_in_order_into_sequences_that_fit(
+    begin: list[int], rests: list[list[int]], limit: int
+) -> None:
     texts = [begin + rest for rest in rests]
-    lines = packed(texts, limit)
-    assert max(map(len, lines)) <= limit
-    assert [_read(line, number) for line in lines for number in range(1, len(line.ends) + 1)] == texts
-    if len(one_line(texts)) <= limit:
-        assert lines == [one_line(texts)]
+    sequences = packed(texts, limit)
+    assert max(map(len, sequences)) <= limit
+    assert [_read(sequence, number) for sequence in sequences for number in range(1, len(sequence.ends) + 1)] == texts
+    if len(one_sequence(texts)) <= limit:
+        assert sequences == [one_sequence(texts)]
 
 
-def _read(line: Any, number: int) -> list[int]:
+def _read(sequence: Any, number: int) -> list[int]:
     """The text of that number."""
-    return [token for token, owner in zip(line.ids, line.owners, strict=True) if owner in (SHARED, number)]
+    return [
+        token for token, segment in zip(sequence.ids, sequence.segments, strict=True) if segment in (SHARED, number)
+    ]
 
 
 @pytest.mark.parametrize(
