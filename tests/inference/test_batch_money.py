@@ -113,10 +113,10 @@ def test_an_answer_of_a_batch_says_nothing_about_how_long_a_live_one_takes(
     with running_standin(Faults(latency_s=0.2)) as server:
         ask(batches_for(server), requests[:10], full_list)
         usual = store.usual(MODEL)
-        assert usual is not None and usual.seconds == usual.completion_tokens / ASSUMED_TOKENS_PER_S
+        assert usual is not None and usual.seconds == usual.completion_tokens / ASSUMED_TOKENS_PER_S > 1.0
         ask(engine_for(server), requests[10:12], full_list)
     usual = store.usual(MODEL)
-    assert usual is not None and usual.answers == 12 and 0.2 <= usual.seconds < 0.4
+    assert usual is not None and usual.answers == 12 and 0.2 <= usual.seconds < 1.0
 
 
 def test_the_estimate_of_a_batch_is_its_share_of_the_price(some_requests: Make, store: ExchangeStore) -> None:

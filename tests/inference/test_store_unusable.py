@@ -27,13 +27,13 @@ def test_jobs_that_wait_for_a_lock_that_stays_fail_together_and_not_one_after_th
         other.execute("BEGIN IMMEDIATE")
         started = time.monotonic()
         jobs: list[Future[object]] = [
-            store.clerk.submit(lambda con: con.execute("DELETE FROM asked_again"), writes=True) for _ in range(20)
+            store.clerk.submit(lambda con: con.execute("DELETE FROM asked_again"), writes=True) for _ in range(300)
         ]
         for job in jobs:
             with pytest.raises(StoreUnusable, match=r"locked.*no other program holds the file"):
                 job.result()
         # At most the first alone, and then all that came meanwhile.
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 60
         other.execute("ROLLBACK")
     assert store.ask_again([]) == 0
 

@@ -21,7 +21,7 @@ from later_releases import release_now
 from small_lake import message
 
 from warehouse.audit.verify import verify
-from warehouse.backup import MANIFEST, BackupRefused, DamagedBackup, back_up, restore
+from warehouse.backup import MANIFEST, Backup, BackupRefused, DamagedBackup, back_up, restore
 from warehouse.catalog import Place
 from warehouse.curation.releases import read_release
 from warehouse.files import named_files
@@ -43,8 +43,8 @@ while os.getppid() == parent:
     number += 1
     rows = small_lake.candidates("writer", 50, score=float(number))
     log = pl.DataFrame({"asset": ["writer"], "key": [str(number)]})
-    lake.commit([Replace("candidates", rows, {"domain": "writer"}), Append("rejections", log)], small_lake.message())
-    print(number, flush=True)
+    writes = [Replace("candidates", rows, {"domain": "writer"}), Append("rejections", log)]
+    print(lake.commit(writes, small_lake.message()), flush=True)
     time.sleep(0.1)
 """
 
@@ -165,8 +165,11 @@ def test_a_backup_beside_a_writer_is_the_lake_at_one_commit(empty_lake: Path, tm
     writer = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
     try:
-        writer.stdout.readline()
-        made = [back_up(home, place(home), tmp_path / f"{n}.tar.gz") for n in range(2)]
+        made: list[Backup] = []
+        for n in range(2):
+            held = made[-1].snapshot if made else 0
+            next(line for line in writer.stdout if int(line) > held)  # a commit that the last backup does not hold
+            made.append(back_up(home, place(home), tmp_path / f"{n}.tar.gz"))
         assert writer.poll() is None
     finally:
         writer.kill()
@@ -185,7 +188,7 @@ def test_a_backup_beside_a_writer_is_the_lake_at_one_commit(empty_lake: Path, tm
             lake.commit([Replace("candidates", rows, {"domain": "writer"})], message())
             assert verify(lake).errors == ()
             numbers.append(log[-1])
-    assert numbers[1] > numbers[0], "the writer was to commit meanwhile"
+    assert numbers[1] > numbers[0]
 
 
 def cut(size: int) -> Callable[[bytes], bytes]:
