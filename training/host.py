@@ -1,6 +1,7 @@
-"""The machine a training process runs on: threads, memory and silence, set once at its start, before torch.
+"""The machine a training process runs on: threads, memory, GPUs and silence, set once at its start, before torch.
 
-Deliberately absent: choosing a device (see `ranks.best_device`), and any change to a setting that the user made.
+Deliberately absent: choosing a device (see `ranks.best_device`), and any other change to a setting of the user's than
+to keep the first of several GPUs.
 """
 
 import ctypes
@@ -20,6 +21,10 @@ def settle() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    if "WORLD_SIZE" not in os.environ:
+        # One process is one GPU: over several, transformers' Trainer would wrap the model in DataParallel, which takes
+        # packed sequences apart and hides the model's parts from the losses that ask for them.
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     sys.excepthook = _quiet_at_ctrl_c
     keep_memory()
 

@@ -86,7 +86,7 @@ class Running(BaseModel):
     launch: Annotated[Path | None, BeforeValidator(_configuration)] = Field(
         None,
         description="Configuration that `accelerate launch` starts the stage with: a name in profiles/accelerate, or "
-        "the path of a .yaml file; null is one process without it.",
+        "the path of a .yaml file; null is one process, which takes the first GPU it sees.",
     )
     vllm: Vllm | None = Field(None, description="Rollouts by vLLM; null writes them with transformers.")
 

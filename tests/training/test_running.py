@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from word_stages import make_words, rl_job, run, sft_job, write_rows
 
 from rankmill.settings import SettingsError, load_profile
-from training import rl
+from training import host, rl
 from training.faults import TrainingStopped
 from training.jobs import ModelRef, RlJob, SftJob, command, finished, weights_sha256
 from training.recipes import RecipeError, load_recipe
@@ -92,6 +92,23 @@ def test_a_profile_that_names_one_is_started_by_accelerate_and_reranking_is_not(
     assert read.training_script == "training.sft"
     (path,) = read.training_script_args
     assert SftJob.model_validate_json(Path(path).read_bytes()) == launched
+
+
+@pytest.mark.parametrize(
+    ("seen", "kept"),
+    [({}, "0"), ({"CUDA_VISIBLE_DEVICES": "2,3"}, "2"), ({"CUDA_VISIBLE_DEVICES": ""}, ""),
+     ({"CUDA_VISIBLE_DEVICES": "2,3", "WORLD_SIZE": "2"}, "2,3"), ({"WORLD_SIZE": "2"}, None)],
+)  # fmt: skip
+def test_a_process_without_others_keeps_one_gpu(
+    seen: dict[str, str], kept: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in seen.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.excepthook", None)
+    host.settle()
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == kept
 
 
 def test_only_what_shapes_a_result_is_part_of_its_hash(tmp_path: Path) -> None:
