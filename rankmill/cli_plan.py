@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rankmill.options import AsJson, Home, environment, plain_errors
+from rankmill.options import PROFILES, AsJson, Home, environment, plain_errors
 
 
 def plan(
@@ -23,7 +23,7 @@ def plan(
     as_json: AsJson = False,
     profile: Annotated[
         str | None,
-        typer.Option("--profile", help="Whose training: gpu, gpu-32b, offline, or a YAML file. [default: gpu]"),
+        typer.Option("--profile", help=f"Whose training: {PROFILES}, or a YAML file. [default: gpu]"),
     ] = None,
     home: Home = None,
 ) -> None:

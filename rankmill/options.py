@@ -11,8 +11,9 @@ import typer
 Home = Annotated[
     Path | None, typer.Option("--home", help="Folder of lake, answers, models and reports. [default: .rankmill]")
 ]
+PROFILES = ", ".join(sorted(path.stem for path in (Path(__file__).parents[1] / "profiles").glob("*.yaml")))
 ProfileName = Annotated[
-    str | None, typer.Option("--profile", help="Where to run: offline, api, gpu, or a YAML file. [default: offline]")
+    str | None, typer.Option("--profile", help=f"Where to run: {PROFILES}, or a YAML file. [default: offline]")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program in place of a table for a person.")]
 Sources = Annotated[

@@ -212,8 +212,9 @@ def _selection(job: SftJob | RlJob, bench: Bench, curve: Curve, trainer: Any) ->
     with in_one_piece():
         ranker = ranker_for(job.recipe, bench.twin, bench.tokenizer)
     lists, left_out = dev_lists(read_rows(job.rows, "dev"), how, job.recipe, ranker, job.seed)
+    fewer = f" ({how.dev_rows} asked for)" if how.dev_rows is not None and len(lists) < how.dev_rows else ""
     curve.reporter.note(
-        f"{job.stage}: {len(lists)} dev lists every {how.evaluate_every} steps, {len(left_out)} left out"
+        f"{job.stage}: {len(lists)} dev lists{fewer} every {how.evaluate_every} steps, {len(left_out)} left out"
     )
     return Selection(job, how, ranker, lists, curve, weights)
 

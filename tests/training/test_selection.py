@@ -105,12 +105,13 @@ def test_measuring_changes_no_step(words: ModelRef, rows: Path, tmp_path: Path) 
     assert plain.job != often.job
 
 
-def test_reinforcement_chooses_its_step_too(words: ModelRef, rows: Path, tmp_path: Path) -> None:
-    job = rl_job(words, rows, tmp_path, sampling={"max_steps": 2, "evaluate_every": 1, "dev_rows": 5})
+@pytest.mark.parametrize(("asked", "told"), [(5, "5 dev lists"), (9, "8 dev lists (9 asked for)")])
+def test_reinforcement_chooses_its_step_too(asked: int, told: str, words: ModelRef, rows: Path, tmp_path: Path) -> None:
+    job = rl_job(words, rows, tmp_path, sampling={"max_steps": 2, "evaluate_every": 1, "dev_rows": asked})
     reporter = Lines()
     result = run(job, reporter)
     assert list(measured(result)) == [0, 1, 2] and result.chosen_step in (0, 1, 2)
-    assert "rl: 5 dev lists every 1 steps, 0 left out" in reporter.notes
+    assert f"rl: {told} every 1 steps, 0 left out" in reporter.notes
     if result.chosen_step == 0:
         assert weights_sha256(job.folder) == words.sha256
 
