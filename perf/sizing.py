@@ -194,6 +194,7 @@ def unit_costs(model: Model) -> list[Sequence[str]]:
     """What, how much, what it rests on."""
     home, asked, growth = model.home, model.asked, model.growth
     sft, rl = model.planned.stages
+    grpo = model.recipe.grpo
     table = home.tables
     a_row = {name: f"{size / rows:,.0f} B" for name, (rows, size) in table.items() if name in GROWS and rows}
     return [
@@ -229,7 +230,8 @@ def unit_costs(model: Model) -> list[Sequence[str]]:
         ("curation, a further GiB of passages", curation_of(growth, "passages"), "G"),
         (f"SFT, a row ({DEVICES} x {DEVICE})", f"{3_600 * model.sft_gpu_h(1) / model.rows(1) / home.sft:.1f} GPU-s",
          f"A: training/planning.py, 7B, 5 epochs, {sft.tokens / examples(model):,.0f} tokens a row"),
-        (f"RL, {rl.steps} steps", f"{rl.hours * DEVICES:.0f} GPU-h", "A: training/planning.py; reads 1,600 prompts"),
+        (f"RL, {rl.steps} steps", f"{rl.hours * DEVICES:.0f} GPU-h",
+         f"A: training/planning.py; reads {rl.steps // grpo.updates * grpo.prompts:,} prompts"),
         ("reranking a query, 7B", f"{S_A_QUERY} s", "A: the paper's latency"),
     ]  # fmt: skip
 

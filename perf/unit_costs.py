@@ -186,7 +186,7 @@ def plan(home: Path, asked: Asked, answer_tokens: int, device: str, devices: int
         rows = [{**row, "reasoning": _words(tokenizer, answer_tokens)} for row in rows]
         made = plan_of(
             recipe, {"sft": rows, "rl": rows}, tokenizer, shape, ACCELERATORS[device], devices,
-            vllm=profile.training.vllm,
+            running=profile.training,
         )  # fmt: skip
     return made, recipe
 

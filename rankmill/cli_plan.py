@@ -61,9 +61,7 @@ def plan(
         training = profile_read.training
         devices, seed = count or training.processes, profile_read.seed
         accelerator = ACCELERATORS[device]
-        made = plan_of(
-            chosen, rows, tokenizer, shape, accelerator, devices, seed, training.vllm, sharded=training.sharded
-        )
+        made = plan_of(chosen, rows, tokenizer, shape, accelerator, devices, seed, training)
         if as_json:
             stages = [{**asdict(stage), "fits": stage.fits(made.device)} for stage in made.stages]
             typer.echo(json.dumps({**asdict(made), "release": name, "tokenizer": whose, "stages": stages}))

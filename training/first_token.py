@@ -1,13 +1,13 @@
 """The log probabilities of an answer's first token: one forward pass a prompt, nothing is written.
 
-    scorer = FirstToken(load_student(folder), tokenizer, tokens="ABCDEFGHIJKLMNOPQRST", opening="<answer> ")
+    scorer = FirstToken(load_student(folder), tokenizer, tokens="ABCDEFGHIJKLMNOPQRST")
     for number, read in scorer.read(prompts, batch=32):
         reply = read_first_token(call, read.logprobs)         # a window ordered by one token (FIRST)
 
     FirstToken(model, tokenizer, ("yes", "no"))               # scores of single passages: read_grade(call, …)
 
-`opening` is what the answer has said before that token. Every one of `tokens` must be a single token there, or its
-logit would be that of a part of it. Deliberately absent: scores said in several tokens; those are written out.
+Every one of `tokens` must be a single token, or its logit would be that of a part of it. Deliberately absent: scores
+said in several tokens, and answers that open with something else; those are written out.
 """
 
 import time
@@ -36,24 +36,20 @@ class Read:
 class FirstToken:
     """A model that is asked for the probabilities of one token."""
 
-    def __init__(self, model: Any, tokenizer: Any, tokens: Sequence[str], opening: str = "") -> None:
-        """Raises SeveralTokensError where one of `tokens` is not a single token after `opening`."""
+    def __init__(self, model: Any, tokenizer: Any, tokens: Sequence[str]) -> None:
+        """Raises SeveralTokensError where one of `tokens` is not a single token."""
         self.model = model
         self.tokenizer = tokenizer
-        self.opening: list[int] = tokenizer.encode(opening, add_special_tokens=False)
-        self.ids = token_ids(tokenizer, tokens, opening)
+        self.ids = token_ids(tokenizer, tokens)
 
     def read(self, prompts: Sequence[Messages], batch: int = 32) -> Iterator[tuple[int, Read]]:
         """(prompt number, what was read) of each prompt, longest prompts first."""
-        ids = [self._prompt(prompt) for prompt in prompts]
+        # What is read here stands first in the answer: no chain goes before it.
+        ids = [prompt_ids(self.tokenizer, prompt, think=False) for prompt in prompts]
         order = sorted(range(len(ids)), key=lambda number: -len(ids[number]))
         for start in range(0, len(order), batch):
             chunk = order[start : start + batch]
             yield from zip(chunk, self._read_batch([ids[number] for number in chunk]), strict=True)
-
-    def _prompt(self, prompt: Messages) -> list[int]:
-        # What is read here stands first in the answer: no chain goes before it.
-        return [*prompt_ids(self.tokenizer, prompt, think=False), *self.opening]
 
     def _read_batch(self, prompts: Sequence[Sequence[int]]) -> list[Read]:
         import torch
@@ -78,16 +74,12 @@ class FirstToken:
         ]
 
 
-def token_ids(tokenizer: Any, tokens: Sequence[str], opening: str = "") -> dict[str, int]:
-    """The id of each of `tokens` after `opening`. Raises SeveralTokensError where one is not a single token there."""
-    before: list[int] = tokenizer.encode(opening, add_special_tokens=False)
+def token_ids(tokenizer: Any, tokens: Sequence[str]) -> dict[str, int]:
+    """The id of each of `tokens`. Raises SeveralTokensError where one is not a single token."""
     found = {}
     for token in tokens:
-        together: list[int] = tokenizer.encode(opening + token, add_special_tokens=False)
-        if len(together) != len(before) + 1 or together[:-1] != before:
-            raise SeveralTokensError(
-                f"{token!r} after {opening!r} is not one token of this model. Choose identifiers or grades that are, "
-                f"or end the opening elsewhere."
-            )
-        found[token] = together[-1]
+        ids: list[int] = tokenizer.encode(token, add_special_tokens=False)
+        if len(ids) != 1:
+            raise SeveralTokensError(f"{token!r} is not one token of this model. Choose identifiers or grades that are")
+        (found[token],) = ids
     return found

@@ -6,15 +6,16 @@
 Counted: rows that fit, tokens of prompts and responses (what the prompts of a group share once), steps. Reckoned from
 the model's shape: memory and hours, by the rules below, which the plan carries along in words. Rules of memory a
 device, everything sharded over all of them (ZeRO-3, FSDP) or whole on each (DDP): 16 bytes a trained weight (fp32
-master, two AdamW moments, bf16 copy and gradient), 2 a frozen one, one layer gathered whole; activations with gradient
-checkpointing: 2 bytes x tokens x hidden x layers, one layer's 34 x tokens x hidden (Korthikanti et al. 2022, table 2,
-flash attention; what groups of prompts that share a beginning add to it is little, and not reckoned), and fp32 logits
-of 4,096 tokens at a time. Rules of time: 6 operations a weight and token (8 with checkpointing, 2 for a forward pass
-alone) at MFU of the device's peak; a written token reads all weights and the cache once, for all rollouts of a device
-together. vLLM beside the policy takes its share of the memory, at another time where it sleeps, and reads a part of the
-weights where GPUs share them; a server of its own takes none here, and writes as fast as one device would. What writes
-without vLLM, and what ranks dev rows on the way (on the first device), is a copy of all weights in bf16; the time of
-ranking them is not reckoned.
+master, two AdamW moments, bf16 copy and gradient), 4 a frozen one (2 under ZeRO-3), one layer gathered whole;
+activations with gradient checkpointing: 2 bytes x tokens x hidden x layers, one layer's 34 x tokens x hidden
+(Korthikanti et al. 2022, table 2, flash attention; what groups of prompts that share a beginning add to it is little,
+and not reckoned), and fp32 logits of 4,096 tokens at a time. Rules of time: 6 operations a weight and token (8 with
+checkpointing, 2 for a forward pass alone) at MFU of the device's peak; a written token reads all weights and the cache
+once, for all rollouts of a device together. vLLM beside the policy takes its share of the memory, in place of the
+activations where it sleeps while the policy learns, and reads a part of the weights where GPUs share them; a server of
+its own takes none here, and writes as fast as one device would. Adapters that are sharded are merged for vLLM with all
+weights at once on each device. What writes without vLLM, and what ranks dev rows on the way (on the first device), is a
+copy of all weights in bf16; the time of ranking them is not reckoned.
 
 Deliberately absent: pipeline and tensor parallelism, and measured figures (those are in docs/results.md).
 """
@@ -22,14 +23,13 @@ Deliberately absent: pipeline and tensor parallelism, and measured figures (thos
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from training.chat import prompt_ids
 from training.examples import pair_groups, prompt_length, rl_prompts, sft_examples, whole_length
 from training.prefix_sharing import packed
 from training.recipes import Recipe
-from training.running import Vllm
+from training.running import Running
 from training.seams import SoftmaxCrossEntropy
 
 MFU = 0.4
@@ -52,6 +52,29 @@ ACCELERATORS = {
     "h100": Accelerator("H100 SXM", 80e9, 989e12, 3.35e12),
     "h200": Accelerator("H200 SXM", 141e9, 989e12, 4.8e12),
 }
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Some devices of a kind, and how the processes on them run."""
+
+    kind: Accelerator
+    count: int
+    running: Running
+
+    @property
+    def shards(self) -> int:
+        """In how many parts the weights lie."""
+        return self.count if self.running.sharded else 1
+
+    @property
+    def frozen(self) -> int:
+        """Bytes of a weight that does not learn."""
+        return 2 if self.running.zero3 else 4
+
+    def hours(self, operations: float) -> float:
+        """Hours of so many operations on all of them."""
+        return operations / (self.count * self.kind.flops * MFU) / 3_600
 
 
 @dataclass(frozen=True)
@@ -132,22 +155,18 @@ def plan_of(
     device: Accelerator,
     count: int,
     seed: int = 0,
-    vllm: Vllm | None = None,
-    sharded: bool = True,
+    running: Running = Running(),
 ) -> Plan:
-    """The plan over the rows of each split (sft, rl); `vllm` writes the rollouts where it is given."""
-    planned: dict[str, Callable[..., StagePlan]] = {"sft": _supervised, "rl": partial(_reinforced, vllm=vllm)}
-    shards = count if sharded else 1
-    stages = tuple(
-        planned[stage](recipe, rows[stage], tokenizer, shape, device, count, shards, seed) for stage in recipe.stages
-    )
+    """The plan over the rows of each split (sft, rl); `running` says what is sharded and who writes the rollouts."""
+    planned: dict[str, Callable[..., StagePlan]] = {"sft": _supervised, "rl": _reinforced}
+    devices = Devices(device, count, running)
+    stages = tuple(planned[stage](recipe, rows[stage], tokenizer, shape, devices, seed) for stage in recipe.stages)
     return Plan(recipe.name, recipe.model.base, device, count, stages)
 
 
 def _supervised(
-    recipe: Recipe, rows: Sequence[Mapping[str, Any]], tokenizer: Any, shape: Shape, device: Accelerator, count: int,
-    shards: int, seed: int,
-) -> StagePlan:  # fmt: skip
+    recipe: Recipe, rows: Sequence[Mapping[str, Any]], tokenizer: Any, shape: Shape, devices: Devices, seed: int
+) -> StagePlan:
     objective = recipe.supervised
     if isinstance(objective, SoftmaxCrossEntropy):
         groups, left_out = pair_groups(rows, recipe, tokenizer, seed)
@@ -157,7 +176,7 @@ def _supervised(
     else:
         examples, left_out = sft_examples(rows, recipe, tokenizer, seed)
         lengths = [[whole_length(tokenizer, recipe, example)] for example in examples]
-    together = objective.batch * objective.accumulation * count
+    together = objective.batch * objective.accumulation * devices.count
     steps = math.ceil(len(lengths) * objective.epochs / together)
     steps = min(steps, objective.max_steps or steps)
     tokens = steps * together * sum(map(sum, lengths)) / max(1, len(lengths))
@@ -172,16 +191,15 @@ def _supervised(
         longest,
         tokens,
         steps,
-        _memory(recipe, shape, shards, at_once) + _twin(recipe, shape, "sft"),
-        work / (count * device.flops * MFU) / 3_600,
+        _held(recipe, shape, devices) + _passing(recipe, shape, at_once) + _twin(recipe, shape, "sft"),
+        devices.hours(work),
     )
 
 
 def _reinforced(
-    recipe: Recipe, rows: Sequence[Mapping[str, Any]], tokenizer: Any, shape: Shape, device: Accelerator, count: int,
-    shards: int, seed: int, vllm: Vllm | None,
-) -> StagePlan:  # fmt: skip
-    sampling = recipe.grpo
+    recipe: Recipe, rows: Sequence[Mapping[str, Any]], tokenizer: Any, shape: Shape, devices: Devices, seed: int
+) -> StagePlan:
+    sampling, vllm = recipe.grpo, devices.running.vllm
     examples, left_out = rl_prompts(rows, recipe, tokenizer, seed)
     prompts = [prompt_length(tokenizer, recipe, example.prompt) for example in examples]
     longest = max(prompts, default=0) + sampling.max_completion_tokens
@@ -193,20 +211,15 @@ def _reinforced(
     # The old policy and, for the KL term, the reference read every rollout once; each update learns its share of them.
     forward = 2 * (1 + (sampling.kl > 0))
     work = tokens * shape.parameters * (forward + _operations(recipe))
-    writers = 1 if vllm is not None and vllm.mode == "server" else count
+    writers = 1 if vllm is not None and vllm.mode == "server" else devices.count
     mine = max(1, rollouts // writers)
     shared = 1 if vllm is None else vllm.tensor_parallel
     read = 2 * shape.parameters / shared + mine * mean * shape.cache
-    writing = draws * sampling.max_completion_tokens * read / device.bandwidth
-    memory = _memory(recipe, shape, shards, sampling.batch * longest)
-    memory += 2 * shape.parameters / shards * (sampling.kl > 0 and recipe.model.tuning == "full")
-    if vllm is None:
-        memory += 2 * shape.parameters + min(mine, sampling.batch) * longest * shape.cache
-    else:
-        memory += _twin(recipe, shape, "rl")
-        if vllm.mode == "colocate":
-            taken = vllm.memory * device.memory
-            memory = max(memory, taken) if vllm.sleep else memory + taken
+    writing = draws * sampling.max_completion_tokens * read / devices.kind.bandwidth
+    held = _held(recipe, shape, devices)
+    if sampling.kl > 0 and recipe.model.tuning == "full":
+        held += devices.frozen * shape.parameters / devices.shards
+    learning = _passing(recipe, shape, sampling.batch * longest)
     return StagePlan(
         "rl",
         len({example.row_id for example in examples}),
@@ -215,9 +228,25 @@ def _reinforced(
         longest,
         tokens,
         steps,
-        memory,
-        (work / (count * device.flops * MFU) + writing) / 3_600,
+        held + _beside(recipe, shape, devices, learning, mine, longest * shape.cache),
+        devices.hours(work) + writing / 3_600,
     )
+
+
+def _beside(recipe: Recipe, shape: Shape, devices: Devices, learning: float, rollouts: int, cache: float) -> float:
+    """Bytes beside a device's share of the policy: `learning`, what writes its rollouts, and what ranks dev rows.
+
+    `cache` is the key-value cache of one of the `rollouts` that the device writes.
+    """
+    vllm, whole = devices.running.vllm, 2 * shape.parameters
+    if vllm is None and devices.shards == 1:  # a copy of the policy, for both
+        return whole + max(learning, min(rollouts, recipe.grpo.batch) * cache)
+    copy = _twin(recipe, shape, "rl")
+    if vllm is None:  # the policy itself, its weights handed together
+        return copy + max(learning, whole + rollouts * cache)
+    merged = whole if recipe.model.tuning == "lora" and devices.shards > 1 else 0.0
+    taken = vllm.memory * devices.kind.memory if vllm.mode == "colocate" else 0.0
+    return copy + (max(learning, taken + merged) if vllm.sleep else taken + max(learning, merged))
 
 
 def _operations(recipe: Recipe) -> int:
@@ -231,18 +260,21 @@ def _twin(recipe: Recipe, shape: Shape, stage: str) -> float:
     return 2 * shape.parameters if recipe.selecting(stage) is not None else 0.0
 
 
-def _memory(recipe: Recipe, shape: Shape, shards: int, tokens: int) -> float:
-    """Bytes a device that holds one of so many shards while it learns from `tokens` tokens at once."""
+def _held(recipe: Recipe, shape: Shape, devices: Devices) -> float:
+    """Bytes of a device's share of the policy, its gradients and its optimizer."""
     model = recipe.model
     if model.tuning == "full":
-        weights = 16 * shape.parameters / shards
-    else:
-        adapters = 2 * model.rank * shape.hidden * 7 * shape.layers
-        weights = (2 * shape.parameters + 16 * adapters) / shards
+        return 16 * shape.parameters / devices.shards
+    adapters = 2 * model.rank * shape.hidden * 7 * shape.layers
+    return (devices.frozen * shape.parameters + 16 * adapters) / devices.shards
+
+
+def _passing(recipe: Recipe, shape: Shape, tokens: int) -> float:
+    """Bytes that a device takes while it learns from `tokens` tokens at once: activations, a whole layer, logits."""
     gathered = 2 * shape.parameters / shape.layers
-    kept = 34 * tokens * shape.hidden * (1 if model.gradient_checkpointing else shape.layers)
+    kept = 34 * tokens * shape.hidden * (1 if recipe.model.gradient_checkpointing else shape.layers)
     kept += 2 * tokens * shape.hidden * shape.layers
-    return weights + gathered + kept + 2 * 4 * min(tokens, LOGITS_AT_ONCE) * shape.vocabulary
+    return gathered + kept + 2 * 4 * min(tokens, LOGITS_AT_ONCE) * shape.vocabulary
 
 
 def shape_and_tokenizer(recipe: Recipe, cache: Any) -> tuple[Shape, Any, str]:

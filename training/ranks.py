@@ -12,9 +12,13 @@ gradients are shared out, which is accelerate's business and its configuration's
 """
 
 import os
+from datetime import timedelta
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
+# The others wait while the first ranks dev rows or writes a checkpoint of a large model; torch and DeepSpeed would end
+# them after ten minutes. Whoever waits for a process that has died is ended by accelerate at once.
+PATIENCE = timedelta(hours=12)
 
 
 def rank() -> int:
@@ -49,7 +53,7 @@ def join() -> None:
     if count() > 1:
         from accelerate import PartialState
 
-        PartialState(cpu=best_device() == "cpu")
+        PartialState(cpu=best_device() == "cpu", timeout=PATIENCE)
 
 
 def wait() -> None:

@@ -227,7 +227,7 @@ def rollout_function(recipe: Recipe, writer: Any) -> Callable[..., dict[str, Any
     # A policy that is to stop must learn to write eos itself, hence no stop at the answer.
     decoding = Decoding(
         max_new_tokens=sampling.max_completion_tokens,
-        batch=sampling.prompts * sampling.rollouts,
+        batch=sampling.batch,
         temperature=sampling.temperature,
         stop_at_answer=False,
     )
@@ -263,6 +263,7 @@ def _config(job: RlJob, part: Path) -> Any:
         max_completion_length=sampling.max_completion_tokens,
         temperature=sampling.temperature,
         beta=sampling.kl,
+        use_bias_correction_kl=False,  # the paper's estimator as it is, not times the ratio of the policies
         epsilon=sampling.clip,
         loss_type=sampling.loss_type,
         scale_rewards=sampling.scale_rewards,

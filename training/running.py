@@ -46,7 +46,14 @@ class Vllm(BaseModel):
         }
         if self.mode == "server":
             where = {"vllm_server_base_url": self.url, "vllm_server_timeout": self.timeout_seconds}
-        return {"use_vllm": True, "vllm_mode": self.mode, **where}
+        # Weighted token by token: over a whole chain the product of what rounding does would pass TRL's bound, and
+        # whole rollouts would fall out.
+        return {
+            "use_vllm": True,
+            "vllm_mode": self.mode,
+            "vllm_importance_sampling_mode": "token_truncate",
+            **where,
+        }
 
 
 def _configuration(value: object) -> object:
@@ -103,8 +110,14 @@ class Running(BaseModel):
     @property
     def sharded(self) -> bool:
         """Whether the processes share the weights out; so it is taken to be where no configuration says otherwise."""
-        if self.launch is None:
-            return True
-        stated = yaml.safe_load(self.launch.read_text(encoding="utf-8"))
-        stage = stated.get("deepspeed_config", {}).get("zero_stage")
-        return stated.get("distributed_type") == "FSDP" or stage == 3
+        return self.launch is None or self.zero3 or self._stated.get("distributed_type") == "FSDP"
+
+    @property
+    def zero3(self) -> bool:
+        """Whether DeepSpeed shares them out, in bf16 where they are frozen."""
+        return self._stated.get("deepspeed_config", {}).get("zero_stage") == 3
+
+    @cached_property
+    def _stated(self) -> dict[str, Any]:
+        stated: dict[str, Any] = {} if self.launch is None else yaml.safe_load(self.launch.read_text(encoding="utf-8"))
+        return stated

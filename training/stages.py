@@ -65,15 +65,19 @@ class Bench:
         """A second student in the dtype of inference, which is given the policy's weights before it writes.
 
         Writing with the policy itself under autocast casts every weight and the whole cache anew for each token
-        (measured: 20 times slower).
+        (measured: 20 times slower). New adapters draw from torch's random state, which is left as it was: the order of
+        the rows is drawn from it, and not every process has a twin.
         """
+        import torch
+
         from training.student import load_student
 
         twin = load_student(self.source, dtype=self.model.inference_dtype)
         if (adapters := lora(self.model)) is not None:
             from peft import get_peft_model
 
-            twin = get_peft_model(twin, adapters, autocast_adapter_dtype=False)
+            with torch.random.fork_rng():
+                twin = get_peft_model(twin, adapters, autocast_adapter_dtype=False)
         return twin.eval()
 
 

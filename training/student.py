@@ -67,9 +67,23 @@ def load_student(source: Path | str, device: str = "auto", dtype: str = "float32
             f"{source}: no such model here, and the hub gave none ({error}). "
             f"Set model.base in the recipe to a local folder, or to smollm2, which comes with the installation."
         ) from error
+    model.generation_config = _plain(model.generation_config)
     if device == "auto":
         return model.eval() if sharded() else model.to(best_device()).eval()
     return model.to(device).eval()
+
+
+def _plain(config: Any) -> Any:
+    """Of a model's own generation settings its special tokens alone.
+
+    Generation would take over whatever else it says where the recipe is silent: Qwen2.5's repetition penalty, say,
+    which makes the numbers and brackets that a ranking is written with less likely each time.
+    """
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
+    )
 
 
 def _refuse_pickles(folder: Path) -> None:

@@ -29,13 +29,13 @@ def model(tiny: ModelRef) -> Any:
     return load_student(Path(tiny.path), device="cpu")
 
 
-def test_the_probabilities_are_those_of_the_whole_vocabulary_after_the_opening(model: Any, tokenizer: Any) -> None:
+def test_the_probabilities_are_those_of_the_whole_vocabulary(model: Any, tokenizer: Any) -> None:
     import torch
 
-    scorer = FirstToken(model, tokenizer, "ABC", opening="<answer> [")
+    scorer = FirstToken(model, tokenizer, "ABC")
     for number, read in scorer.read(PROMPTS, batch=1):
         text = tokenizer.apply_chat_template(PROMPTS[number], add_generation_prompt=True, tokenize=False)
-        ids = tokenizer.encode(text + "<answer> [", add_special_tokens=False, return_tensors="pt")
+        ids = tokenizer.encode(text, add_special_tokens=False, return_tensors="pt")
         with torch.inference_mode():
             whole = model(ids).logits[0, -1].float().log_softmax(-1)
         expected = {letter: float(whole[tokenizer.convert_tokens_to_ids(letter)]) for letter in "ABC"}
@@ -59,7 +59,7 @@ def test_exact_answers_are_the_same_to_the_last_bit_whatever_the_batch_and_twins
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 2, "num_attention_heads": 4}
     ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **ends)).eval()  # narrow ones do not round
     # Passages of one text: padding moves their scores by rounding, and any difference would turn them round.
@@ -74,11 +74,11 @@ def test_exact_answers_are_the_same_to_the_last_bit_whatever_the_batch_and_twins
     alone = scores(12, exact=True)
     assert all(scores(batch, exact=True) == alone for batch in (1, 5))
     assert len(set(alone)) == 3 and alone[:3] * 4 == alone
-    assert scores(5, exact=False) != alone
+    assert any(scores(batch, exact=False) != alone for batch in (2, 3, 5, 7, 12))  # which ones do, is the processor's
 
 
 def test_what_is_no_single_token_is_refused_by_name(model: Any, tokenizer: Any) -> None:
-    with pytest.raises(SeveralTokensError, match="'unbelievably so' after '' is not one token"):
+    with pytest.raises(SeveralTokensError, match="'unbelievably so' is not one token"):
         FirstToken(model, tokenizer, ("yes", "unbelievably so"))
 
 

@@ -36,11 +36,11 @@ def planned(
     words: tuple[ModelRef, Path],
     shape: Shape = QWEN,
     count: int = 1,
-    vllm: Vllm | None = None,
-    sharded: bool = True,
+    **running: Any,
 ) -> Plan:
     rows = {split: read_rows(words[1], split) for split in ("sft", "rl")}
-    return plan_of(recipe, rows, load_tokenizer(words[0].path), shape, ACCELERATORS["h100"], count, 1, vllm, sharded)
+    devices, tokenizer = ACCELERATORS["h100"], load_tokenizer(words[0].path)
+    return plan_of(recipe, rows, tokenizer, shape, devices, count, 1, Running(**running))
 
 
 @pytest.mark.parametrize("name", ["reasonrank", "first", "direct-point", "erank"])
@@ -78,7 +78,7 @@ def test_what_a_launch_shares_out_is_read_from_its_configuration(launch: str | N
 def test_weights_that_are_not_sharded_take_each_device_as_much_as_one_alone(words: tuple[ModelRef, Path]) -> None:
     for name, model in (("reasonrank", {}), ("first", {"tuning": "lora"})):
         recipe = system(name, model=model)
-        one, whole = planned(recipe, words), planned(recipe, words, count=8, sharded=False)
+        one, whole = planned(recipe, words), planned(recipe, words, count=8, launch="ddp")
         shared = planned(recipe, words, count=8)
         for each, part in zip(whole.stages, shared.stages, strict=True):
             assert each.memory > part.memory and each.hours == part.hours
@@ -110,9 +110,34 @@ def test_vllm_takes_its_share_of_the_memory_where_it_lies(words: tuple[ModelRef,
 
     alone, whole = rl(Vllm(mode="server", url="http://127.0.0.1:8000"))[0], ACCELERATORS["h100"].memory
     assert rl(Vllm(memory=0.3))[0] == pytest.approx(alone + 0.3 * whole)
-    assert rl(Vllm(memory=0.9, sleep=True))[0] == pytest.approx(max(alone, 0.9 * whole))
+    # Asleep it takes the place of activations, and nothing of what the policy holds.
+    assert rl(Vllm(memory=0.01, sleep=True))[0] == alone
+    assert 0.9 * whole < rl(Vllm(memory=0.9, sleep=True))[0] < alone + 0.9 * whole
     assert rl(None)[0] > alone
     assert rl(Vllm(tensor_parallel=4))[1] < rl(Vllm())[1] == rl(None)[1]
+
+
+def test_weights_that_do_not_learn_are_counted_as_they_are_held_and_adapters_as_they_are_merged(
+    words: tuple[ModelRef, Path],
+) -> None:
+    recipe, whole = system("reasonrank", model={"tuning": "lora"}), QWEN.parameters
+    alone = planned(recipe, words).stages[0].memory
+    assert alone > 4 * whole
+    by_fsdp, by_zero3 = (planned(recipe, words, count=8, launch=name).stages[0].memory for name in ("fsdp", "zero3"))
+    assert by_fsdp - by_zero3 == pytest.approx((4 - 2) * whole / 8)
+    own = Vllm(memory=0.1, sleep=True)
+    full = planned(system("reasonrank"), words, count=8, launch="zero3", vllm=own).stages[1].memory
+    merged = planned(recipe, words, count=8, launch="zero3", vllm=own).stages[1].memory
+    assert merged > 2 * whole + 0.1 * ACCELERATORS["h100"].memory > full - 16 * whole / 8
+
+
+def test_rollouts_without_vllm_are_counted_as_they_are_written(words: tuple[ModelRef, Path]) -> None:
+    def memory(batch: int, **running: Any) -> float:
+        recipe = system("reasonrank", sampling={"prompts": 8, "rollouts": 8, "batch": batch})
+        return planned(recipe, words, replace(QWEN, cache=10**8), **running).stages[1].memory
+
+    assert memory(8) > memory(2)  # a batch at a time
+    assert memory(8, count=2, launch="zero3") == memory(2, count=2, launch="zero3")  # all of a device's at once
 
 
 def test_a_copy_that_ranks_dev_rows_is_reckoned_with_and_rollouts_without_vllm_have_one_anyway(

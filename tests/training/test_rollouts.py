@@ -36,9 +36,10 @@ def test_the_papers_settings_are_given_to_trl_in_its_terms(tmp_path: Path) -> No
     assert (given.temperature, given.top_p, given.top_k, given.max_completion_length) == (1.0, 1.0, 0, 3_072)
     # KL to where the stage starts from, clip to both sides, the mean over all tokens, no token left out.
     assert (given.beta, given.epsilon, given.epsilon_high, given.delta) == (0.001, 0.2, None, None)
+    assert not given.use_bias_correction_kl  # the estimator alone, not times the ratio of the policies
     assert (given.loss_type, given.scale_rewards, given.mask_truncated_completions) == ("dapo", "group", False)
     assert (given.importance_sampling_level, given.sync_ref_model) == ("token", False)
-    assert (given.learning_rate, given.max_steps, given.lr_scheduler_type, given.seed) == (1e-6, 200, "constant", 7)
+    assert (given.learning_rate, given.max_steps, given.lr_scheduler_type, given.seed) == (1e-6, 400, "constant", 7)
 
 
 def judged(job: RlJob) -> list[list[str]]:

@@ -127,7 +127,7 @@ def test_the_32b_profile_is_the_papers() -> None:
     model, sft, rl = recipe.model, recipe.supervised, recipe.grpo
     assert (model.base, model.tuning, model.rank, model.alpha) == ("Qwen/Qwen2.5-32B-Instruct", "lora", 32, 32)
     assert (sft.lr, sft.epochs, sft.batch, sft.accumulation, sft.max_tokens) == (1e-4, 4, 1, 8, 23_552)
-    assert (rl.lr, rl.prompts, rl.rollouts, rl.kl, rl.clip, rl.max_steps) == (1e-5, 16, 8, 0.001, 0.2, 200)
+    assert (rl.lr, rl.prompts, rl.rollouts, rl.kl, rl.clip, rl.max_steps) == (1e-5, 16, 8, 0.001, 0.2, 400)
     seven = load_recipe(RECIPE)
     assert (seven.supervised.lr, seven.supervised.epochs, seven.grpo.lr) == (5e-6, 5, 1e-6)
 

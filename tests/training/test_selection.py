@@ -97,9 +97,12 @@ def test_the_chosen_step_survives_a_death(words: ModelRef, rows: Path, tmp_path:
     assert not job.resume.exists()
 
 
-def test_measuring_changes_no_step(words: ModelRef, rows: Path, tmp_path: Path) -> None:
-    plain = run(job_of(words, rows, tmp_path, "reasonrank-direct", evaluate_every=None, max_steps=8))
-    often = run(job_of(words, rows, tmp_path, "reasonrank-direct", evaluate_every=1, max_steps=8))
+@pytest.mark.parametrize("student", [{}, {"tuning": "lora"}])
+def test_measuring_changes_no_step(student: dict[str, str], words: ModelRef, rows: Path, tmp_path: Path) -> None:
+    plain, often = (
+        run(sft_job(words, rows, tmp_path, "reasonrank-direct", {"max_steps": 8, "evaluate_every": every}, student))
+        for every in (None, 1)
+    )
     losses = [[entry["loss"] for entry in one.history if "loss" in entry] for one in (plain, often)]
     assert losses[0] == losses[1] and plain.chosen_step is None
     assert plain.job != often.job

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from training.jobs import ModelRef, weights_sha256
-from training.student import StudentError, load_student, load_tokenizer
+from training.student import StudentError, load_student, load_tokenizer, save_student
 
 
 @pytest.fixture
@@ -24,6 +24,16 @@ def configured(folder: Path, name: str = "config.json", **changes: Any) -> None:
     path = folder / name
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     (folder / "own.py").write_text(f"open({str(folder / 'trace')!r}, 'w').close()")
+
+
+def test_of_a_models_own_generation_settings_only_its_special_tokens_are_kept(folder: Path, tmp_path: Path) -> None:
+    settings = folder / "generation_config.json"
+    tokens = {"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0}
+    settings.write_text(json.dumps({**tokens, "repetition_penalty": 1.05, "top_k": 20, "min_new_tokens": 4}))
+    student, tokenizer = load_student(folder), load_tokenizer(folder)
+    save_student(student, tokenizer, tmp_path / "saved")
+    for kept in (student.generation_config, load_student(tmp_path / "saved").generation_config):
+        assert {name: value for name, value in kept.to_diff_dict().items() if name != "transformers_version"} == tokens
 
 
 def test_pickled_weights_are_refused_by_name_and_never_read(folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 A choice is one frozen class whose fields are its parameters, below its seam's heading, and one entry in `SEAMS`. What
 a choice does is elsewhere: prompts and targets in `training.examples`, losses in `training.sft` and
-`training.objectives`, rewards in `training.rl`, orders in `training.rankers`. Deliberately absent: choices that nothing
-runs yet, and anything that imports torch (assets read recipes, and must load fast).
+`training.objectives`, rewards in `ranking.rewards`, orders in `training.rankers`. Deliberately absent: choices that
+nothing runs yet, and anything that imports torch (assets read recipes, and must load fast).
 """
 
 from training.seams.answering import (

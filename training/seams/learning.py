@@ -1,7 +1,7 @@
 """Seams of what is learned: the supervised objective, the reward, sampling, and the model that learns.
 
 A field that a recipe leaves at null or keep is no part of its hash, so that recipes from before it was offered keep
-theirs. Deliberately absent: losses (training.sft, training.objectives) and rewards themselves (training.rl).
+theirs. Deliberately absent: losses (training.sft, training.objectives) and rewards themselves (ranking.rewards).
 """
 
 from typing import Literal
