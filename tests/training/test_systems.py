@@ -125,7 +125,9 @@ def test_eight_rows_are_learned_by_heart_and_answered_exactly(name: str, tmp_pat
     texts = [f"{one['query']} {one['query']}. {' '.join(one['passages'])} helps with This" for one in rows]
     model = make_word_model(tmp_path / "words", texts)
     pl.DataFrame(rows).write_parquet(tmp_path / "eight.parquet")
-    recipe = system(name, **steps(300))
+    # The 24 passages of erank are more to learn; at the others' rate some seeds and processors are left with one.
+    learning = {"cross_entropy": {"lr": 1e-3, "max_steps": 450}}
+    recipe = system(name, **({"objective": learning} if name == "erank" else steps(300)))
     job = SftJob(recipe=recipe, release="toy", rows=tmp_path / "eight.parquet", model=model, output=tmp_path, seed=1)
     result = sft.run(job, Lines())
     assert result.rows_used == len(result.rows_seen) == 8 and not result.rows_left_out
