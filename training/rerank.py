@@ -94,12 +94,12 @@ class Recorder:
     queries: Sequence[Query]
     reporter: Reporter
     calls: list[dict[str, Any]] = field(default_factory=list)
+    faults: int = 0
     last: dict[int, tuple[Call, Reply]] = field(default_factory=dict)
     asked_last: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def order(self, desk: Desk) -> None:
         """Have all of a desk's calls answered."""
-        faults = 0
         prompts: dict[Ticket, list[dict[str, str]]] = {}
 
         def weight(ticket: Ticket) -> int:
@@ -107,15 +107,18 @@ class Recorder:
             return sum(len(message["content"]) for message in prompts[ticket])
 
         def replies_to(tickets: list[Ticket]) -> list[Reply]:
-            nonlocal faults
-            replies = self.replies(tickets, [prompts.pop(ticket) for ticket in tickets])
-            faults += sum(reply.fault is not None for reply in replies)
-            figures = {"calls": float(len(self.calls)), "malformed_rate": faults / len(self.calls)}
-            self.reporter.step(f"rerank {self.job.student}", desk.finished, len(self.queries), figures)
-            return replies
+            if self.calls:  # else there is nothing to tell of
+                self._tell(desk)
+            return self.replies(tickets, [prompts.pop(ticket) for ticket in tickets])
 
         decode_in_batches(desk, self.job.recipe.decoding.batch, weight, replies_to)
+        self._tell(desk)
         self.calls.sort(key=itemgetter("domain", "qid", "round"))
+
+    def _tell(self, desk: Desk) -> None:
+        """How many lists are through, and what was answered for that."""
+        figures = {"calls": float(len(self.calls)), "malformed_rate": self.faults / max(1, len(self.calls))}
+        self.reporter.step(f"rerank {self.job.student}", desk.finished, len(self.queries), figures)
 
     def replies(self, tickets: Sequence[Ticket], prompts: Sequence[list[dict[str, str]]]) -> list[Reply]:
         """The replies to a batch of calls, each kept."""
@@ -124,6 +127,7 @@ class Recorder:
             ticket = tickets[index]
             call, query = ticket.call, self.queries[ticket.query]
             replies[index] = answer.reply
+            self.faults += answer.reply.fault is not None
             self.calls.append(
                 {
                     "domain": query.domain,

@@ -217,6 +217,7 @@ def test_a_student_that_writes_nonsense_is_counted_and_keeps_the_first_stages_or
     # Four queries, four of six candidates in windows of three by two: two calls each.
     assert (result.queries, result.calls, result.malformed) == (4, 8, {"tags": 8})
     assert result.malformed_rate == 1.0
+    assert reporter.steps[-1] == ("rerank base", 4, 4, {"calls": 8.0, "malformed_rate": 1.0})
     run, calls = pl.read_parquet(job.folder / "run.parquet"), pl.read_parquet(job.folder / "calls.parquet")
     assert run.height == 24
     for (domain, qid), rows in run.group_by("domain", "qid"):
