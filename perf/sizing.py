@@ -232,7 +232,7 @@ def unit_costs(model: Model) -> list[Sequence[str]]:
          f"A: training/planning.py, 7B, 5 epochs, {sft.tokens / examples(model):,.0f} tokens a row"),
         (f"RL, {rl.steps} steps", f"{rl.hours * DEVICES:.0f} GPU-h",
          f"A: training/planning.py; reads {rl.steps // grpo.updates * grpo.prompts:,} prompts"),
-        ("reranking a query, 7B", f"{S_A_QUERY} s", "A: the paper's latency"),
+        ("reranking a query, 7B, served by vLLM", f"{S_A_QUERY} s", "A: the paper's latency"),
     ]  # fmt: skip
 
 
@@ -290,7 +290,7 @@ def grown(model: Model, gib: float) -> list[tuple[str, Callable[[float], str], s
         ("curation and release, GiB", lambda n: big(model.curation_gib(n)), "n", "H P G A"),
         ("SFT, 7B, GPU-hours", lambda n: big(model.sft_gpu_h(n)), "n", "H A"),
         ("RL, 7B, GPU-hours", lambda n: big(model.rl_gpu_h(n)), "1", "A"),
-        ("BRIGHT once, GPU-hours", lambda n: big(0 * n + BENCHMARK_QUERIES * S_A_QUERY / 3_600), "1", "A"),
+        ("BRIGHT once by vLLM, GPU-hours", lambda n: big(0 * n + BENCHMARK_QUERIES * S_A_QUERY / 3_600), "1", "A"),
     ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from training.jobs import Job, TrainJob
+from training.jobs import Job, RerankJob, TrainJob
 from training.reporting import Reporter
 
 RISE, FLOOR, OPENING = 3.0, 1.0, 5
@@ -67,10 +67,15 @@ def smaller_steps(job: TrainJob) -> str:
     return f"Lower objective.lr ({supervised.lr:g}) or raise objective.warmup ({supervised.warmup:g})"
 
 
-def less_memory(job: TrainJob) -> str:
+def less_memory(job: TrainJob | RerankJob) -> str:
     """What to change where memory is out."""
     recipe = job.recipe
+    read = f"decoding.batch ({recipe.decoding.batch})"
+    if isinstance(job, RerankJob):
+        return f"Lower {read}"
     again = "" if recipe.model.gradient_checkpointing else ", set model.gradient_checkpointing: true"
+    if recipe.selecting(job.stage) is not None:
+        again += f"; where it was ranking dev rows, lower {read}"
     if job.stage == "rl":
         grpo = recipe.grpo
         return (
@@ -85,8 +90,8 @@ def less_memory(job: TrainJob) -> str:
 
 
 @contextmanager
-def explained(job: TrainJob, step: Callable[[], int], kept: Callable[[], str]) -> Iterator[None]:
-    """Turn running out of memory into TrainingStopped; `step` is that which was being made."""
+def explained(job: TrainJob | RerankJob, where: Callable[[], str], kept: Callable[[], str]) -> Iterator[None]:
+    """Turn running out of memory into TrainingStopped; `where` says how far the stage had come."""
     import torch
 
     try:
@@ -96,7 +101,7 @@ def explained(job: TrainJob, step: Callable[[], int], kept: Callable[[], str]) -
             raise
         said = str(error).strip().split("\n")[0] or type(error).__name__
         raise TrainingStopped(
-            f"{job.stage} is out of memory at step {step()} ({said}). Likely cause: a batch of long texts. "
+            f"{job.stage} is out of memory at {where()} ({said}). Likely cause: a batch of long texts. "
             f"{less_memory(job)}. {kept()}"
         ) from error
 

@@ -15,7 +15,8 @@ once, for all rollouts of a device together. vLLM beside the policy takes its sh
 activations where it sleeps while the policy learns, and reads a part of the weights where GPUs share them; a server of
 its own takes none here, and writes as fast as one device would. Adapters that are sharded are merged for vLLM with all
 weights at once on each device. What writes without vLLM, and what ranks dev rows on the way (on the first device), is a
-copy of all weights in bf16; the time of ranking them is not reckoned.
+copy of all weights in bf16, its cache and one layer's activations; the time of ranking them is not reckoned, nor is
+what is reranked after the stages.
 
 Deliberately absent: pipeline and tensor parallelism, and measured figures (those are in docs/results.md).
 """
@@ -191,7 +192,7 @@ def _supervised(
         longest,
         tokens,
         steps,
-        _held(recipe, shape, devices) + _passing(recipe, shape, at_once) + _twin(recipe, shape, "sft"),
+        _held(recipe, shape, devices) + _passing(recipe, shape, at_once) + _twin(recipe, shape, "sft", longest),
         devices.hours(work),
     )
 
@@ -228,22 +229,19 @@ def _reinforced(
         longest,
         tokens,
         steps,
-        held + _beside(recipe, shape, devices, learning, mine, longest * shape.cache),
+        held + _beside(recipe, shape, devices, learning, mine, longest),
         devices.hours(work) + writing / 3_600,
     )
 
 
-def _beside(recipe: Recipe, shape: Shape, devices: Devices, learning: float, rollouts: int, cache: float) -> float:
-    """Bytes beside a device's share of the policy: `learning`, what writes its rollouts, and what ranks dev rows.
-
-    `cache` is the key-value cache of one of the `rollouts` that the device writes.
-    """
+def _beside(recipe: Recipe, shape: Shape, devices: Devices, learning: float, rollouts: int, longest: int) -> float:
+    """Bytes beside a device's share of the policy: `learning`, what writes its rollouts, and what ranks dev rows."""
     vllm, whole = devices.running.vllm, 2 * shape.parameters
+    copy = _twin(recipe, shape, "rl", longest)
     if vllm is None and devices.shards == 1:  # a copy of the policy, for both
-        return whole + max(learning, min(rollouts, recipe.grpo.batch) * cache)
-    copy = _twin(recipe, shape, "rl")
+        return max(copy, whole + max(learning, _written(shape, min(rollouts, recipe.grpo.batch) * longest)))
     if vllm is None:  # the policy itself, its weights handed together
-        return copy + max(learning, whole + rollouts * cache)
+        return copy + max(learning, whole + _written(shape, rollouts * longest))
     merged = whole if recipe.model.tuning == "lora" and devices.shards > 1 else 0.0
     taken = vllm.memory * devices.kind.memory if vllm.mode == "colocate" else 0.0
     return copy + (max(learning, taken + merged) if vllm.sleep else taken + max(learning, merged))
@@ -255,9 +253,16 @@ def _operations(recipe: Recipe) -> int:
     return passes + 2 * recipe.model.gradient_checkpointing
 
 
-def _twin(recipe: Recipe, shape: Shape, stage: str) -> float:
-    """Bytes of the copy that ranks dev rows on the way, where a stage chooses its best step."""
-    return 2 * shape.parameters if recipe.selecting(stage) is not None else 0.0
+def _twin(recipe: Recipe, shape: Shape, stage: str, longest: int) -> float:
+    """Bytes of the copy that ranks dev rows on the way, and of its calls, where a stage chooses its best step."""
+    if recipe.selecting(stage) is None:
+        return 0.0
+    return 2 * shape.parameters + _written(shape, recipe.decoding.batch * longest)
+
+
+def _written(shape: Shape, tokens: int) -> float:
+    """Bytes of reading so many tokens at once and writing on: the cache, and one layer's activations."""
+    return (shape.cache + 34 * shape.hidden) * float(tokens)
 
 
 def _held(recipe: Recipe, shape: Shape, devices: Devices) -> float:

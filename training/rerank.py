@@ -28,7 +28,7 @@ from ranking.decoding.calls import Call, Ranked, Reply, Task
 from ranking.decoding.desk import Desk, Ticket, decode_in_batches
 from ranking.prompts import load_template
 from training.curves import quiet
-from training.faults import attempted
+from training.faults import TrainingStopped, attempted, explained
 from training.host import settle
 from training.jobs import LeftOut, RerankJob, RerankResult, finished, publish, weights_sha256, workspace
 from training.rankers import Ranker, call_prompt, misfit, ranker_for
@@ -71,7 +71,7 @@ class CandidatesError(ValueError):
 
 
 # Errors that say what to do next: the way to them in the code says nothing more.
-PLAIN = (CandidatesError, RecipeError, StudentError)
+PLAIN = (CandidatesError, RecipeError, StudentError, TrainingStopped)
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,8 @@ def run(job: RerankJob, reporter: Reporter, started: float | None = None) -> Rer
     counts = [min(decoding.top, len(query.docids)) for query in queries]
     begun = time.time()
     desk = Desk(counts, decoding.decoder())
-    recorder.order(desk)
+    with explained(job, lambda: f"{desk.finished} of {len(queries)} lists", lambda: "Finished runs are kept."):
+        recorder.order(desk)
     seconds = time.time() - begun
     final = {(query.domain, query.qid): made for query, made in zip(queries, desk.ranked, strict=True)}
     with workspace(job) as part:

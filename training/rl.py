@@ -13,7 +13,6 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -302,8 +301,8 @@ def vllm_arguments(job: RlJob) -> dict[str, Any]:
     if find_spec("vllm") is None:
         raise TrainingStopped(
             "training.vllm wants rollouts by vLLM, which is not installed here. Install it beside the training "
-            f"libraries (pip install 'trl[vllm]=={version('trl')}', on a machine with a GPU), or set training.vllm to "
-            "null in the profile: transformers writes them then, more slowly"
+            "libraries, on a machine with a GPU (docs/recipes.md has the command), or set training.vllm to null in the "
+            "profile: transformers writes them then, more slowly"
         )
     return job.vllm.arguments()
 

@@ -135,7 +135,7 @@ def _train(
     used, left = len(set(data.row_ids)), len(data.left_out)
     reporter.note(f"{job.stage}: {used} rows, {left} left out, starting from {job.model.path}")
     reporter.note(f"{job.stage}: shortened to the recipe's budgets: {data.shortened.words()}")
-    with left_behind(curve, job.curve), explained(job, lambda: trainer.state.global_step + 1, keeper.told):
+    with left_behind(curve, job.curve), explained(job, lambda: f"step {trainer.state.global_step + 1}", keeper.told):
         trainer.train(resume_from_checkpoint=keeper.found(reporter))
     model, seen, tokens = whole_model(trainer, bench, selection), tally.rows(), tally.sums()[0]
     if not first():

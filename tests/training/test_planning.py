@@ -13,7 +13,7 @@ from word_model import make_word_model
 from training import sft
 from training.checkpoints import read_rows
 from training.jobs import ModelRef, SftJob
-from training.planning import ACCELERATORS, KNOWN, Plan, Shape, plan_of
+from training.planning import ACCELERATORS, KNOWN, Plan, Shape, StagePlan, plan_of
 from training.recipes import Recipe
 from training.running import Running, Vllm
 from training.student import load_student, load_tokenizer
@@ -143,11 +143,11 @@ def test_rollouts_without_vllm_are_counted_as_they_are_written(words: tuple[Mode
 def test_a_copy_that_ranks_dev_rows_is_reckoned_with_and_rollouts_without_vllm_have_one_anyway(
     words: tuple[ModelRef, Path],
 ) -> None:
-    def memory(vllm: Vllm | None, **every: int) -> list[float]:
-        recipe = system("reasonrank-direct", objective=every, sampling=every)
-        return [stage.memory for stage in planned(recipe, words, vllm=vllm).stages]
+    def stages(vllm: Vllm | None, **every: int) -> tuple[StagePlan, ...]:
+        return planned(system("reasonrank-direct", objective=every, sampling=every), words, vllm=vllm).stages
 
     server = Vllm(mode="server", url="http://127.0.0.1:8000")
-    plain, chosen = memory(server), memory(server, evaluate_every=5)
-    assert [one - other for one, other in zip(chosen, plain, strict=True)] == pytest.approx([2 * QWEN.parameters] * 2)
-    assert memory(None, evaluate_every=5)[1] == memory(None)[1]
+    for plain, chosen in zip(stages(server), stages(server, evaluate_every=5), strict=True):
+        calls = system("reasonrank-direct").decoding.batch * plain.longest * (QWEN.cache + 34 * QWEN.hidden)
+        assert chosen.memory - plain.memory == pytest.approx(2 * QWEN.parameters + calls)
+    assert stages(None, evaluate_every=5)[1].memory == stages(None)[1].memory

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 from training_toys import Lines
-from word_stages import make_words, rl_job, run, sft_job, write_rows
+from word_stages import make_words, rerank_job, rl_job, run, sft_job, write_rows
 
-from training import rl, sft
+from training import rerank, rl, sft
 from training.faults import HIGHEST_KL, ON_END, OPENING, TrainingStopped, attempted, diagnose
 from training.jobs import ModelRef, RlJob, SftJob, TrainResult, command, finished
 from training.stages import PLAIN, carry_out
@@ -159,6 +159,24 @@ def test_reinforcement_out_of_memory_names_its_own_settings(words: ModelRef, row
         TrainingStopped, match=r"rl is out of memory at step 2 .*sampling\.batch \(3\).*Nothing was kept"
     ):
         run_with(job, at_step(2, allocation))
+
+
+def test_a_choice_of_steps_that_is_out_of_memory_names_what_its_ranking_takes(
+    words: ModelRef, rows: Path, tmp_path: Path
+) -> None:
+    job = sft_job(words, rows, tmp_path, objective={"evaluate_every": 2})
+    with pytest.raises(TrainingStopped, match=r"where it was ranking dev rows, lower decoding\.batch \(4\)"):
+        run_with(job, at_step(2, allocation))
+
+
+def test_a_reranking_that_is_out_of_memory_says_how_far_it_came_and_what_to_change(
+    words: ModelRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = rerank_job(words, tmp_path, ["q0", "q1"])
+    monkeypatch.setattr("training.rankers.Logits.answer", lambda *_: torch_out_of_memory(None))
+    with pytest.raises(TrainingStopped, match=r"rerank is out of memory at 0 of 2 lists .*Lower decoding\.batch \(4\)"):
+        rerank.run(job, Lines())
+    assert not job.folder.exists()
 
 
 def test_other_errors_are_left_as_they_are(words: ModelRef, rows: Path, tmp_path: Path) -> None:
