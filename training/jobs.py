@@ -166,6 +166,11 @@ class RerankJob(Job):
         probed = {"probe": "positions"} if self.probe_positions else {}
         return {**content, "candidates": self.candidates_sha256, "dtype": dtype, **probed}
 
+    @property
+    def answers(self) -> Path:
+        """Where a killed process leaves what was answered."""
+        return self.output / f".{self.folder.name}.answers"
+
 
 class EndpointRerankJob(RerankJob):
     """Reranking by a model behind an endpoint, asked by a recipe; `model` is the name that the endpoint serves.

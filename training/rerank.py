@@ -5,8 +5,9 @@
 Advances the decoders of all queries together, in batches that wait for no round's end, answers greedily, reads each
 answer strictly; a malformed one is counted by kind and falls back to what can be recovered of its order. Each job
 leaves run.parquet (domain, qid, docid, rank, score, value), calls.parquet (one row a model call) and result.json; with
-`probe_positions` also probes.parquet, the last window of each query asked once more, turned round. Deliberately absent:
-metrics; scoring a run is `ranking.metrics`, and whoever scores it reads the malformed rate beside it.
+`probe_positions` also probes.parquet, the last window of each query asked once more, turned round. A process that was
+killed leaves its answers (training.kept_answers). Deliberately absent: metrics; scoring a run is `ranking.metrics`, and
+whoever scores it reads the malformed rate beside it.
 """
 
 import hashlib
@@ -31,6 +32,7 @@ from training.curves import quiet
 from training.faults import TrainingStopped, attempted, explained
 from training.host import settle
 from training.jobs import LeftOut, RerankJob, RerankResult, finished, publish, weights_sha256, workspace
+from training.kept_answers import KeptAnswers
 from training.rankers import Ranker, call_prompt, misfit, ranker_for
 from training.ranks import best_device
 from training.recipes import RecipeError
@@ -95,8 +97,12 @@ class Recorder:
     reporter: Reporter
     calls: list[dict[str, Any]] = field(default_factory=list)
     faults: int = 0
+    kept: KeptAnswers = field(init=False)
     last: dict[int, tuple[Call, Reply]] = field(default_factory=dict)
     asked_last: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.kept = KeptAnswers(self.job.answers)
 
     def order(self, desk: Desk) -> None:
         """Have all of a desk's calls answered."""
@@ -123,7 +129,7 @@ class Recorder:
     def replies(self, tickets: Sequence[Ticket], prompts: Sequence[list[dict[str, str]]]) -> list[Reply]:
         """The replies to a batch of calls, each kept."""
         replies: dict[int, Reply] = {}
-        for index, answer in self.ranker.answer(prompts, [ticket.call for ticket in tickets]):
+        for index, answer in self.kept.of(self.ranker, prompts, [ticket.call for ticket in tickets]):
             ticket = tickets[index]
             call, query = ticket.call, self.queries[ticket.query]
             replies[index] = answer.reply
@@ -216,12 +222,14 @@ def run(job: RerankJob, reporter: Reporter, started: float | None = None) -> Rer
     reporter.note(f"rerank {job.student}: {len(queries)} queries on {best_device()}, {len(left_out)} left out")
     decoding = job.recipe.decoding
     recorder = Recorder(job, ranker, queries, reporter)
+    if recorder.kept:
+        reporter.note(f"rerank {job.student}: {len(recorder.kept)} batches were answered before, by a killed process")
     counts = [min(decoding.top, len(query.docids)) for query in queries]
     begun = time.time()
     desk = Desk(counts, decoding.decoder())
-    with explained(job, lambda: f"{desk.finished} of {len(queries)} lists", lambda: "Finished runs are kept."):
+    with explained(job, lambda: f"{desk.finished} of {len(queries)} lists", lambda: "What was answered is kept."):
         recorder.order(desk)
-    seconds = time.time() - begun
+    seconds = time.time() - begun + recorder.kept.seconds
     final = {(query.domain, query.qid): made for query, made in zip(queries, desk.ranked, strict=True)}
     with workspace(job) as part:
         run_rows(everything, final).write_parquet(part / "run.parquet")
@@ -256,6 +264,7 @@ def run(job: RerankJob, reporter: Reporter, started: float | None = None) -> Rer
             rows_left_out=tuple(left_out),
         )
         publish(part, job, result)
+    recorder.kept.forget()
     return result
 
 
