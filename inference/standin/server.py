@@ -130,7 +130,7 @@ class Standin:
                 f"This model's maximum context length is {self.faults.context_tokens} tokens; you asked for {wanted}."
             )
             return Reply(400, error_body(message, "context_length_exceeded", "messages"))
-        if self.counts["answered"] == self.faults.quota:
+        if 0 <= self.faults.quota <= self.counts["answered"]:
             message = "You exceeded your current quota, please check your plan and billing details."
             return Reply(429, error_body(message, "insufficient_quota"))
         return None

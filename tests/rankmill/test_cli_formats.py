@@ -123,7 +123,10 @@ def test_a_plan_counts_rows_and_tokens_of_the_release_and_starts_nothing(home: P
     assert "4 x H100 SXM, all weights on each" in whole.output and "DOES NOT FIT" in whole.output
     wide.write_text("extends: gpu\ndescription: Odd.\nrecipe: {sampling: {grpo: {prompts: 12}}}\n")
     odd = rankmill("plan", "--recipe", "reasonrank", "--profile", str(wide), "--home", str(home))
-    assert odd.exit_code == 1 and "96 completions do not divide into 2 updates of 8 processes" in odd.output
+    assert (
+        odd.exit_code == 1
+        and "prompts is 12; 8 processes with 1 prompts of a query each want a multiple of 8" in odd.output
+    )
     wrong = rankmill(*words, "--device", "abacus")
     assert wrong.exit_code == 1 and "Devices: a100, h100, h200" in wrong.output
 

@@ -55,7 +55,9 @@ def test_what_is_learned_from_opens_as_the_contract_says(
 
 
 @pytest.mark.parametrize("name", [*NAMES, "rank-r1"])
-def test_what_is_asked_and_counted_opens_as_the_contract_says(name: str, hybrid: Any, words: ModelRef) -> None:
+def test_what_is_asked_and_counted_opens_as_the_contract_says(
+    name: str, hybrid: Any, words: ModelRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe, prompt = system(name), [{"role": "user", "content": "why"}]
     ranker = ranker_for(recipe, load_student(Path(words.path)), hybrid)
     if isinstance(ranker, Words):
@@ -63,7 +65,10 @@ def test_what_is_asked_and_counted_opens_as_the_contract_says(name: str, hybrid:
         ids = list(completion.prompt_ids)
     else:
         assert isinstance(ranker, Logits)
-        ids = ranker.first._prompt(prompt)
+        asked: list[list[int]] = []
+        monkeypatch.setattr(ranker.first, "_read_batch", lambda prompts: asked.extend(prompts) or [None])
+        list(ranker.first.read([prompt]))
+        (ids,) = asked
     assert opened(hybrid, ids) is not recipe.contract.think
     assert prompt_length(hybrid, recipe, prompt) == len(ids)
 
