@@ -6,15 +6,16 @@
 
 Answers are kept and read back by whole batches, since what stands in a batch moves its logits by rounding: the run of
 a process that goes on is that of one which was never killed. A line is a batch; one that was not written to its end is
-taken off. Deliberately absent: answers for other jobs. Whoever asks anew has other weights, prompts or libraries.
+passed over. Deliberately absent: answers for other jobs. Whoever asks anew has other weights, prompts or libraries.
 """
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from ranking.decoding.calls import Call
 from training.checkpoints import libraries
@@ -46,7 +47,7 @@ class KeptAnswers:
         answers = list(ranker.answer(prompts, calls))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
-            file.write(BATCH.dump_json((key, answers)) + b"\n")
+            file.write(b"\n" + BATCH.dump_json((key, answers)))  # whatever a killed process wrote last ends here
             file.flush()
             os.fsync(file.fileno())
         return answers
@@ -57,9 +58,8 @@ class KeptAnswers:
 
 
 def _read(path: Path) -> dict[str, Answers]:
-    if not path.is_file():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    os.truncate(path, len(whole))
-    return dict(map(BATCH.validate_json, whole.splitlines()))
+    batches: dict[str, Answers] = {}
+    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
+        with suppress(ValidationError):
+            batches.update([BATCH.validate_json(line)])
+    return batches
