@@ -109,6 +109,14 @@ class Profile(BaseModel):
         description="Folder (its whole path) whose source folders become domains while the sensor `arrivals` is on.",
     )
 
+    @field_validator("recipes")
+    @classmethod
+    def _recipes_are_there(cls, recipes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        known = recipe_names()
+        if unknown := sorted(recipes.keys() - set(known)):
+            raise ValueError(f"there is no recipe {', '.join(map(repr, unknown))}. Recipes: {', '.join(known)}")
+        return recipes
+
     @field_validator("watch")
     @classmethod
     def _watch_is_a_whole_path(cls, watch: Path | None) -> Path | None:
@@ -299,7 +307,7 @@ class Settings(BaseSettings):
 
     def recipes(self) -> list[str]:
         """Names of all recipes."""
-        return sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+        return recipe_names()
 
     def recipe(self, name: str) -> Recipe:
         """A recipe with this profile's values in it."""
@@ -320,6 +328,11 @@ class Settings(BaseSettings):
         return profile.model_copy(update={"teacher": teacher.model_copy(update=given)})
 
 
+def recipe_names() -> list[str]:
+    """Names of all recipes, sorted."""
+    return sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+
+
 def load_profile(name: str) -> Profile:
     """profiles/<name>.yaml, or the file at the path `name`; `extends: other` takes over another's values.
 
@@ -327,6 +340,8 @@ def load_profile(name: str) -> Profile:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "profiles" / f"{name}.yaml"
     if not path.is_file():
+        if name.endswith((".yaml", ".yml")):
+            raise SettingsError(f"there is no file {path}, which was to be a profile.")
         known = ", ".join(sorted(file.stem for file in (ROOT / "profiles").glob("*.yaml")))
         raise SettingsError(f"there is no profile {name!r}. Profiles: {known}; or give the path of a .yaml file.")
     try:

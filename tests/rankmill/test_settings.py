@@ -30,6 +30,13 @@ def test_a_misspelt_value_in_a_profile_is_an_error_that_names_it(tmp_path: Path)
         load_profile(str(path))
     assert "processes.slurm.partitoin: unknown" in str(caught.value) and "\n  list_size: unknown" in str(caught.value)
     assert "pydantic" not in str(caught.value)
+    path.write_text("description: mine\nrecipes: {direct-pont: {objective: {lr: 1.0e-4}}}\n", "utf-8")
+    with pytest.raises(
+        SettingsError, match=r"recipes: .*there is no recipe 'direct-pont'\. Recipes: direct-point, erank"
+    ):
+        load_profile(str(path))
+    with pytest.raises(SettingsError, match=r"there is no file .*absent\.yaml, which was to be a profile"):
+        load_profile(str(tmp_path / "absent.yaml"))
     (tmp_path / "other.yaml").write_text("extends: offlin\ndescription: other\n", "utf-8")
     with pytest.raises(SettingsError, match=r"other\.yaml extends offlin: there is no profile 'offlin'"):
         load_profile(str(tmp_path / "other.yaml"))
