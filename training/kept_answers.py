@@ -32,6 +32,7 @@ class KeptAnswers:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.seconds = 0.0
+        self._libraries = libraries()
         self._batches = _read(path)
 
     def __len__(self) -> int:
@@ -40,7 +41,7 @@ class KeptAnswers:
 
     def of(self, ranker: Ranker, prompts: Sequence[Messages], calls: Sequence[Call]) -> Answers:
         """The answers to a batch, by their numbers in it; the ranker is asked where they are not kept."""
-        key = content_hash({"by": libraries(), "prompts": list(prompts), "calls": [asdict(call) for call in calls]})
+        key = content_hash({"by": self._libraries, "prompts": list(prompts), "calls": [asdict(call) for call in calls]})
         if (answers := self._batches.pop(key, None)) is not None:
             self.seconds += sum(answer.seconds for _, answer in answers)
             return answers

@@ -192,7 +192,9 @@ def _supervised(
         longest,
         tokens,
         steps,
-        _held(recipe, shape, devices) + _passing(recipe, shape, at_once) + _twin(recipe, shape, "sft", longest),
+        _model_states(recipe, shape, devices)
+        + _activations(recipe, shape, at_once)
+        + _twin(recipe, shape, "sft", longest),
         devices.hours(work),
     )
 
@@ -217,10 +219,10 @@ def _reinforced(
     shared = 1 if vllm is None else vllm.tensor_parallel
     read = 2 * shape.parameters / shared + mine * mean * shape.cache
     writing = draws * sampling.max_completion_tokens * read / devices.kind.bandwidth
-    held = _held(recipe, shape, devices)
+    states = _model_states(recipe, shape, devices)
     if sampling.kl > 0 and recipe.model.tuning == "full":
-        held += devices.frozen * shape.parameters / devices.shards
-    learning = _passing(recipe, shape, sampling.batch * longest)
+        states += devices.frozen * shape.parameters / devices.shards
+    learning = _activations(recipe, shape, sampling.batch * longest)
     return StagePlan(
         "rl",
         len({example.row_id for example in examples}),
@@ -229,7 +231,7 @@ def _reinforced(
         longest,
         tokens,
         steps,
-        held + _beside(recipe, shape, devices, learning, mine, longest),
+        states + _beside(recipe, shape, devices, learning, mine, longest),
         devices.hours(work) + writing / 3_600,
     )
 
@@ -239,9 +241,9 @@ def _beside(recipe: Recipe, shape: Shape, devices: Devices, learning: float, rol
     vllm, whole = devices.running.vllm, 2 * shape.parameters
     copy = _twin(recipe, shape, "rl", longest)
     if vllm is None and devices.shards == 1:  # a copy of the policy, for both
-        return max(copy, whole + max(learning, _written(shape, min(rollouts, recipe.grpo.batch) * longest)))
+        return max(copy, whole + max(learning, _generating(shape, min(rollouts, recipe.grpo.batch) * longest)))
     if vllm is None:  # the policy itself, its weights handed together
-        return copy + max(learning, whole + _written(shape, rollouts * longest))
+        return copy + max(learning, whole + _generating(shape, rollouts * longest))
     merged = whole if recipe.model.tuning == "lora" and devices.shards > 1 else 0.0
     taken = vllm.memory * devices.kind.memory if vllm.mode == "colocate" else 0.0
     return copy + (max(learning, taken + merged) if vllm.sleep else taken + max(learning, merged))
@@ -257,15 +259,15 @@ def _twin(recipe: Recipe, shape: Shape, stage: str, longest: int) -> float:
     """Bytes of the copy that ranks dev rows on the way, and of its calls, where a stage chooses its best step."""
     if recipe.selecting(stage) is None:
         return 0.0
-    return 2 * shape.parameters + _written(shape, recipe.decoding.batch * longest)
+    return 2 * shape.parameters + _generating(shape, recipe.decoding.batch * longest)
 
 
-def _written(shape: Shape, tokens: int) -> float:
+def _generating(shape: Shape, tokens: int) -> float:
     """Bytes of reading so many tokens at once and writing on: the cache, and one layer's activations."""
     return (shape.cache + 34 * shape.hidden) * float(tokens)
 
 
-def _held(recipe: Recipe, shape: Shape, devices: Devices) -> float:
+def _model_states(recipe: Recipe, shape: Shape, devices: Devices) -> float:
     """Bytes of a device's share of the policy, its gradients and its optimizer."""
     model = recipe.model
     if model.tuning == "full":
@@ -274,7 +276,7 @@ def _held(recipe: Recipe, shape: Shape, devices: Devices) -> float:
     return (devices.frozen * shape.parameters + 16 * adapters) / devices.shards
 
 
-def _passing(recipe: Recipe, shape: Shape, tokens: int) -> float:
+def _activations(recipe: Recipe, shape: Shape, tokens: int) -> float:
     """Bytes that a device takes while it learns from `tokens` tokens at once: activations, a whole layer, logits."""
     gathered = 2 * shape.parameters / shape.layers
     kept = 34 * tokens * shape.hidden * (1 if recipe.model.gradient_checkpointing else shape.layers)

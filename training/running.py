@@ -100,7 +100,7 @@ class Running(BaseModel):
     @cached_property
     def processes(self) -> int:
         """How many processes a stage is."""
-        return 1 if self.launch is None else _processes(self.launch)
+        return int(self._stated.get("num_processes", 1))
 
     def shaping(self, stage: str) -> dict[str, Any]:
         """What of it a stage's result depends on; nothing, for one process that writes with transformers."""
